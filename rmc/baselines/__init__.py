@@ -1,0 +1,1 @@
+"""Baseline cores that Haiku does not have."""

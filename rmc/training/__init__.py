@@ -1,0 +1,1 @@
+"""Training: update step, loop, checkpoints and metrics."""

@@ -1,0 +1,1 @@
+"""What is learned: samplers, corpora and environments."""
