@@ -1,3 +1,16 @@
 """The Relational Memory Core of Santoro et al. (2018) for Haiku."""
 
+from rmc import sonnet
+from rmc.networks import SequenceClassifier
+from rmc.relational_memory import PrecomputedInputs, RelationalMemory, StepInfo
+from rmc.unroll import unroll
+
 __version__ = "0.1.0"
+__all__ = [
+    "PrecomputedInputs",
+    "RelationalMemory",
+    "SequenceClassifier",
+    "StepInfo",
+    "sonnet",
+    "unroll",
+]

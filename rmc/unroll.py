@@ -1,0 +1,167 @@
+"""A core over a sequence: lengths, resets and work done once.
+
+Glossary of shapes:
+  - T: steps.
+  - B: batch size.
+"""
+
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+
+def unroll(
+    core: hk.RNNCore,
+    inputs: Any,
+    initial_state: Any,
+    *,
+    lengths: jax.Array | None = None,
+    should_reset: jax.Array | None = None,
+    time_major: bool = True,
+    remat: bool = False,
+    unroll: int = 1,
+    return_all_states: bool = False,
+) -> tuple[Any, Any]:
+  """Unrolls a core over a sequence with `hk.dynamic_unroll`.
+
+  A core may offer to do what does not depend on its state once for the whole
+  sequence. It then has two more methods, such that `core(inputs, state)`
+  equals `core.advance(core.precompute(inputs), state)`:
+
+    - `precompute(inputs)` takes the inputs of many steps as one batch and
+      returns a nest of arrays with that batch axis first;
+    - `advance(precomputed, state)` takes a step on one step's part of that
+      nest and returns `(output, next_state)` as a call does.
+
+  Its `initial_state(None)` must work, since it tells whether the given state
+  has a batch axis. A core that wraps another shares in this by passing both
+  methods on.
+
+  Args:
+    core: any `hk.RNNCore`, or a function `(inputs, state) -> (output, state)`
+      if there is nothing to reset.
+    inputs: a nest of `[T, B, ...]`, or of `[T, ...]` without a batch.
+    initial_state: the core's state before the first step, a nest of
+      `[B, ...]`, or without a batch.
+    lengths: integers `[B]`, the number of steps of each example. Past its
+      length an example's output is zero and its state is carried over. None:
+      all steps of all examples.
+    should_reset: booleans `[T, B]`; where true, the step begins an episode,
+      from the core's own initial state. It comes before the length is looked
+      at. None: never.
+    time_major: whether the time axis of inputs, `should_reset`, outputs and
+      all states is the first; otherwise it is the second, after the batch.
+    remat: whether the backward pass computes the inside of each step anew
+      rather than keeping it: less memory, the same numbers.
+    unroll: how many steps the compiled loop takes at a time.
+    return_all_states: whether to return the state after each step.
+
+  Returns:
+    A pair of the outputs, a nest of `[T, B, ...]`, and the final state, or all
+    states, a nest of `[T, B, ...]`.
+
+  Raises:
+    ValueError: if the inputs have no steps or differ in their number, or if
+      `lengths` or `should_reset` have a wrong shape or type.
+  """
+  if not time_major:
+    inputs = _swap_time(inputs)
+    should_reset = _swap_time(should_reset)
+  num_steps = _num_steps(inputs)
+  reset_state = None
+  if should_reset is not None:
+    should_reset = jnp.asarray(should_reset)
+    _check_reset(should_reset, num_steps)
+    batch_size = None if should_reset.ndim == 1 else should_reset.shape[1]
+    reset_state = core.initial_state(batch_size)
+  running = None
+  if lengths is not None:
+    running = _running(jnp.asarray(lengths), num_steps)  # [T, B]
+
+  take_step = core
+  if hasattr(core, "precompute"):
+    take_step = core.advance
+    ranks = jax.tree.map(jnp.ndim, initial_state)
+    if ranks == jax.tree.map(jnp.ndim, core.initial_state(None)):
+      inputs = core.precompute(inputs)
+    else:
+      inputs = hk.BatchApply(core.precompute)(inputs)
+
+  def step(inputs, state):
+    inputs, should_reset, running = inputs
+    if should_reset is not None:
+      state = _where(should_reset, reset_state, state)
+    output, next_state = take_step(inputs, state)
+    if running is not None:
+      output = _where(running, output, jax.tree.map(jnp.zeros_like, output))
+      next_state = _where(running, next_state, state)
+    return output, next_state
+
+  outputs, states = hk.dynamic_unroll(
+      hk.remat(step) if remat else step,
+      (inputs, should_reset, running),
+      initial_state,
+      return_all_states=return_all_states,
+      unroll=unroll,
+  )
+  if not time_major:
+    outputs = _swap_time(outputs)
+    states = _swap_time(states) if return_all_states else states
+  return outputs, states
+
+
+def _swap_time(nest):
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), nest)
+
+
+def _num_steps(inputs: Any) -> int:
+  """Returns T, which all inputs share."""
+  leaves = jax.tree.leaves(inputs)
+  sizes = {jnp.shape(x)[0] if jnp.ndim(x) else 0 for x in leaves}
+  if len(sizes) != 1 or 0 in sizes:
+    raise ValueError(
+        "inputs must have a time axis of one and the same size, at least 1, "
+        f"got shapes {[jnp.shape(x) for x in leaves]}."
+    )
+  return sizes.pop()
+
+
+def _check_reset(should_reset: jax.Array, num_steps: int):
+  if should_reset.ndim not in (1, 2) or should_reset.shape[0] != num_steps:
+    raise ValueError(
+        f"should_reset must have shape [T, B] with T = {num_steps} steps, or "
+        f"[T] without a batch, got {list(should_reset.shape)} (time first)."
+    )
+  if should_reset.dtype != jnp.bool_:
+    raise ValueError(
+        f"should_reset must be boolean, got {should_reset.dtype}."
+    )
+
+
+def _running(lengths: jax.Array, num_steps: int) -> jax.Array:
+  """Returns whether each step is within each example's length, `[T, B]`."""
+  if lengths.ndim > 1 or not jnp.issubdtype(lengths.dtype, jnp.integer):
+    raise ValueError(
+        "lengths must be integers of shape [B], or a single one without a "
+        f"batch, got {lengths.dtype} of shape {list(lengths.shape)}."
+    )
+  steps = jnp.arange(num_steps, dtype=lengths.dtype)
+  return jnp.expand_dims(steps, range(1, 1 + lengths.ndim)) < lengths[None]
+
+
+def _where(condition: jax.Array, x: Any, y: Any) -> Any:
+  """Chooses between nests by a `[B]` condition on their first axes."""
+
+  def choose(x, y):
+    if x.shape[: condition.ndim] != condition.shape:
+      raise ValueError(
+          "lengths and should_reset must have the batch axis of every state "
+          f"and output, got {list(condition.shape)} for one of shape "
+          f"{list(x.shape)}."
+      )
+    axes = range(condition.ndim, x.ndim)
+    return jnp.where(jnp.expand_dims(condition, axes), x, y)
+
+  return jax.tree.map(choose, x, y)
