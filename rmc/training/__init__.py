@@ -1,1 +1,29 @@
 """Training: update step, loop, checkpoints and metrics."""
+
+from rmc.training.checkpoint import Checkpointer, CheckpointError, load_params
+from rmc.training.loop import Interrupted, NonFiniteError, Schedule, train
+from rmc.training.metrics import MetricsLog, read_metrics
+from rmc.training.parallel import DataParallel
+from rmc.training.update import (
+    TrainState,
+    example_keys,
+    init_state,
+    make_update,
+)
+
+__all__ = [
+    "CheckpointError",
+    "Checkpointer",
+    "DataParallel",
+    "Interrupted",
+    "MetricsLog",
+    "NonFiniteError",
+    "Schedule",
+    "TrainState",
+    "example_keys",
+    "init_state",
+    "load_params",
+    "make_update",
+    "read_metrics",
+    "train",
+]

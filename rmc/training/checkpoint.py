@@ -1,0 +1,216 @@
+"""Checkpoints: orbax behind one small module."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from absl import logging
+import haiku as hk
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rmc.training.update import TrainState
+
+_DIRECTORY = "checkpoints"
+_MAX_TO_KEEP = 3
+
+
+class CheckpointError(Exception):
+  """No checkpoint can be read, or it belongs to another run."""
+
+
+class Checkpointer:
+  """Writes and reads checkpoints in `<workdir>/checkpoints`.
+
+  A checkpoint holds NumPy arrays of this process, `params` apart from the
+  rest, and a JSON object of the caller's. orbax writes it beside and renames
+  it when it is whole. Its arrays' digest is stored too, since a damaged file
+  can decompress without an error.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path):
+    """Constructs a Checkpointer.
+
+    Args:
+      workdir: the run's directory.
+    """
+    self._directory = pathlib.Path(workdir).absolute() / _DIRECTORY
+    self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=_MAX_TO_KEEP,
+            create=True,
+            enable_async_checkpointing=False,
+        ),
+    )
+
+  def save(self, state: TrainState, meta: dict[str, Any]):
+    """Writes a checkpoint of a state of NumPy arrays, unless it is there.
+
+    Args:
+      state: what `DataParallel.fetch_state` returned.
+      meta: anything that JSON can hold.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    params = jax.tree.map(np.asarray, state.params)
+    rest = _numbered(state._replace(params=None))
+    meta = meta | {"digest": _digest(params, rest)}
+    self._manager.save(
+        step,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(params),
+            rest=ocp.args.StandardSave(rest),
+            meta=ocp.args.JsonSave(meta),
+        ),
+    )
+
+  def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
+    """Reads the newest checkpoint that is whole.
+
+    Args:
+      like: a state with the shapes and types to expect.
+
+    Returns:
+      The state, as NumPy arrays, and the JSON object saved with it; None if
+      there is no checkpoint at all. Newer checkpoints that cannot be read are
+      deleted, with a warning.
+
+    Raises:
+      CheckpointError: if there are checkpoints and none can be read.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    failures = []
+    for step in steps:
+      try:
+        state, meta = self._restore(step, like)
+      except Exception as error:  # orbax promises no type for damaged files.
+        reason = str(error).strip().split("\n")[0][:200]
+        failures.append(f"step {step}: {type(error).__name__}: {reason}")
+        continue
+      for failure, damaged in zip(failures, steps, strict=False):
+        logging.warning("damaged checkpoint left out, %s", failure)
+        self._manager.delete(damaged)
+      return state, meta
+    if failures:
+      raise CheckpointError(
+          f"no checkpoint in {self._directory} can be read: "
+          + "; ".join(failures)
+      )
+    return None
+
+  def meta(self) -> dict | None:
+    """Returns the newest JSON object that can be read, or None."""
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        return _read_meta(self._directory / str(step))
+      except (OSError, ValueError):
+        continue
+    return None
+
+  def close(self):
+    """Releases what orbax holds."""
+    self._manager.close()
+
+  def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
+    directory = self._directory / str(step)
+    meta = _read_meta(directory)
+    params = _read(directory / "params")
+    rest = _read(directory / "rest")
+    if meta.get("digest") != _digest(params, rest):
+      raise ValueError("the digest of its arrays is not the one saved")
+    _check(params, like.params)
+    expected = like._replace(params=None)
+    _check(rest, _numbered(expected))
+    leaves = [rest[name] for name in sorted(rest)]
+    state = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+    return state._replace(params=params), meta
+
+
+def load_params(
+    workdir: str | pathlib.Path, step: int | None = None
+) -> hk.Params:
+  """Returns the parameters of a finished or running run.
+
+  Args:
+    workdir: the run's directory.
+    step: which checkpoint; None for the newest.
+
+  Returns:
+    Parameters as NumPy arrays.
+
+  Raises:
+    CheckpointError: if there is no such checkpoint, or it cannot be read.
+  """
+  directory = pathlib.Path(workdir).absolute() / _DIRECTORY
+  steps = []
+  if directory.is_dir():
+    steps = sorted(int(d.name) for d in directory.iterdir() if d.name.isdigit())
+  if not steps or step not in (None, *steps):
+    raise CheckpointError(
+        f"{directory} has no checkpoint of step {step or 'any'}; the steps "
+        f"there are {steps}."
+    )
+  step = steps[-1] if step is None else step
+  try:
+    return _read(directory / str(step) / "params")
+  except Exception as error:  # orbax promises no type for damaged files.
+    raise CheckpointError(
+        f"the checkpoint of step {step} in {directory} cannot be read: {error}"
+    ) from error
+
+
+def _read(directory: pathlib.Path) -> Any:
+  """Reads a nest of dicts of arrays, as NumPy arrays."""
+  handler = ocp.PyTreeCheckpointHandler()
+  names = handler.metadata(directory).tree
+  as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), names)
+  return handler.restore(
+      directory, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+  )
+
+
+def _read_meta(directory: pathlib.Path) -> dict[str, Any]:
+  return json.loads((directory / "meta" / "metadata").read_text())
+
+
+def _numbered(tree: Any) -> dict[str, np.ndarray]:
+  leaves = jax.tree.leaves(tree)
+  return {f"{i:06d}": _to_numpy(leaf) for i, leaf in enumerate(leaves)}
+
+
+def _to_numpy(leaf: Any) -> np.ndarray:
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  return np.asarray(leaf)
+
+
+def _digest(params: Any, rest: dict[str, np.ndarray]) -> str:
+  """Returns a hash of the arrays' paths, types, shapes and contents."""
+  digest = hashlib.blake2b(digest_size=16)
+  for path, leaf in jax.tree.leaves_with_path((params, rest)):
+    leaf = np.ascontiguousarray(leaf)
+    head = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}"
+    digest.update(head.encode())
+    digest.update(leaf.tobytes())
+  return digest.hexdigest()
+
+
+def _check(found: Any, expected: Any):
+  """Raises a ValueError that names the first difference of shape or type."""
+
+  def described(tree):
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+  found, expected = described(found), described(expected)
+  for name in sorted(found.keys() | expected.keys()):
+    if found.get(name) != expected.get(name):
+      raise ValueError(
+          f"{name} is {found.get(name)}, expected {expected.get(name)}"
+      )

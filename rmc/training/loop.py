@@ -1,0 +1,343 @@
+"""The training loop, one for every task."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import fcntl
+import json
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+import haiku as hk
+import jax
+import tqdm
+
+from rmc.training.checkpoint import Checkpointer, CheckpointError
+from rmc.training.metrics import MetricsLog, write_text
+from rmc.training.parallel import DataParallel
+from rmc.training.update import TrainState
+
+# Figures that the update makes for the loop, not for a report.
+_FINITE = "finite"
+
+
+class NonFiniteError(Exception):
+  """The loss or a gradient is not finite."""
+
+
+class Interrupted(Exception):
+  """A signal stopped the run, after its state was saved.
+
+  Attributes:
+    signum: the signal.
+  """
+
+  def __init__(self, signum: int, message: str):
+    """Constructs an Interrupted.
+
+    Args:
+      signum: the signal.
+      message: what was saved and how to go on.
+    """
+    super().__init__(message)
+    self.signum = signum
+
+
+@dataclasses.dataclass
+class _Means:
+  """Sums of figures since the last report, in the order of the steps."""
+
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)
+  count: int = 0
+  skipped: int = 0
+
+  def add(self, figures: dict[str, float]):
+    if not figures.pop(_FINITE):
+      self.skipped += 1
+      return
+    self.count += 1
+    for name, value in figures.items():
+      self.sums[name] = self.sums.get(name, 0.0) + value
+
+  def take(self) -> dict[str, float]:
+    means = {name: value / self.count for name, value in self.sums.items()}
+    if self.skipped:
+      means["skipped_updates"] = self.skipped
+    return means
+
+
+@dataclasses.dataclass
+class _Clock:
+  """Seconds of this run, those before an interruption included."""
+
+  wall_seconds: float = 0.0
+  compile_seconds: float = 0.0
+  update_seconds: float = 0.0
+  timed_updates: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How long a run is and how often it reports.
+
+  Attributes:
+    num_steps: updates in all.
+    log_every: updates between reports.
+    eval_every: updates between evaluations, each of which is a report too; 0
+      for one at the end alone.
+    checkpoint_every: updates between checkpoints; 0 for one at the end alone.
+  """
+
+  num_steps: int
+  log_every: int = 100
+  eval_every: int = 0
+  checkpoint_every: int = 0
+
+  def is_report(self, step: int) -> bool:
+    """Returns whether a report follows this update."""
+    return step % self.log_every == 0 or self.is_evaluation(step)
+
+  def is_evaluation(self, step: int) -> bool:
+    """Returns whether an evaluation follows this update."""
+    return self.eval_every > 0 and step % self.eval_every == 0
+
+  def is_checkpoint(self, step: int) -> bool:
+    """Returns whether a checkpoint follows this update."""
+    return self.checkpoint_every > 0 and step % self.checkpoint_every == 0
+
+
+def train(
+    workdir: str | pathlib.Path,
+    init: Callable[[], TrainState],
+    update: Callable[[TrainState, Any], tuple[TrainState, dict]],
+    batches: Callable[[int], Any],
+    parallel: DataParallel,
+    schedule: Schedule,
+    *,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    config: dict[str, Any] | None = None,
+    flagfile: str = "",
+    skip_nonfinite: bool = False,
+) -> dict[str, Any]:
+  """Trains, or goes on from the last checkpoint in the same directory.
+
+  The directory then holds `flags.txt`, `metrics.jsonl`, `summary.json`,
+  TensorBoard's event files and `checkpoints/`.
+
+  Args:
+    workdir: the run's directory.
+    init: makes the state before the first update.
+    update: `(state, batch) -> (state, metrics)`, from
+      `DataParallel.make_update`.
+    batches: the batch of the update after so many, placed by `parallel`. It
+      must be a pure function of that number, or resuming is not exact.
+    parallel: where the state and the batches are.
+    schedule: how long to train and how often to report.
+    evaluate: further figures for the state.
+    config: what must be the same for a checkpoint to be gone on from.
+    flagfile: flags that repeat the run, kept as `flags.txt`.
+    skip_nonfinite: whether `update` drops what is not finite, so that it is
+      counted rather than an error.
+
+  Returns:
+    What `summary.json` holds: the last report's figures and facts of the run.
+
+  Raises:
+    CheckpointError: if a checkpoint is of another configuration or cannot be
+      read or written, or another run uses the directory.
+    NonFiniteError: if the loss or a gradient is not finite.
+    Interrupted: if SIGINT or SIGTERM came. The state is saved.
+  """
+  workdir = pathlib.Path(workdir)
+  config = json.loads(json.dumps(config or {}))
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(_lock(workdir))
+    checkpointer = stack.enter_context(
+        contextlib.closing(Checkpointer(workdir))
+    )
+    _check_config(checkpointer.meta(), config)
+    state = init()
+    restored = checkpointer.restore(state)
+    means, clock = _Means(), _Clock()
+    if restored is not None:
+      state, meta = restored
+      means, clock = _Means(**meta["means"]), _Clock(**meta["clock"])
+    first_step = step = int(state.step)
+    num_parameters = hk.data_structures.tree_size(state.params)
+    write_text(workdir / "flags.txt", flagfile)
+    log = stack.enter_context(contextlib.closing(MetricsLog(workdir, step)))
+    state = parallel.place_state(state)
+    bar = stack.enter_context(
+        tqdm.tqdm(
+            total=schedule.num_steps, initial=step, disable=None, unit="step"
+        )
+    )
+    stop = stack.enter_context(_stop_signals())
+    started = time.monotonic() - clock.wall_seconds
+    began = mark = time.monotonic()
+    pending = []  # Figures on the device, of the updates since `absorb`.
+
+    def absorb():
+      """Waits for the device and takes over its figures."""
+      nonlocal pending, mark
+      for i, figures in enumerate(jax.device_get(pending)):
+        figures = {name: float(value) for name, value in figures.items()}
+        if not figures[_FINITE] and not skip_nonfinite:
+          at = step - len(pending) + i + 1
+          raise NonFiniteError(
+              f"not finite at step {at}: {figures}; the last good checkpoint "
+              "is kept. A lower learning rate or gradient clipping may help; "
+              "skip_nonfinite drops such updates instead."
+          )
+        means.add(figures)
+      clock.update_seconds += time.monotonic() - mark
+      clock.timed_updates += len(pending)
+      pending, mark = [], time.monotonic()
+
+    def report(**extra):
+      nonlocal means, mark
+      absorb()
+      record = {"step": step, "wall_seconds": 0.0} | means.take()
+      if evaluate and (extra or schedule.is_evaluation(step)):
+        record |= evaluate(state)
+      record["wall_seconds"] = round(time.monotonic() - started, 3)
+      log.write(record | extra)
+      means, mark = _Means(), time.monotonic()
+      seconds_left = (mark - began) / (step - first_step or 1)
+      seconds_left *= schedule.num_steps - step
+      _show(bar, record, seconds_left)
+
+    def save():
+      nonlocal mark
+      absorb()
+      clock.wall_seconds = time.monotonic() - started
+      checkpointer.save(
+          parallel.fetch_state(state),
+          {
+              "config": config,
+              "means": dataclasses.asdict(means),
+              "clock": dataclasses.asdict(clock),
+          },
+      )
+      mark = time.monotonic()
+
+    while step < schedule.num_steps:
+      state, figures = update(state, batches(step))
+      step += 1
+      pending.append(figures)
+      bar.update()
+      if step == first_step + 1:  # Compilation, which is not training.
+        jax.block_until_ready(figures)
+        clock.compile_seconds += time.monotonic() - mark
+        mark = time.monotonic()
+        clock.timed_updates -= 1
+      if schedule.is_report(step):
+        report()
+      if schedule.is_checkpoint(step) or step == schedule.num_steps or stop:
+        save()
+      if stop and step < schedule.num_steps:
+        raise Interrupted(
+            stop[0],
+            f"stopped after step {step} of {schedule.num_steps} and saved; "
+            "run the same command again to go on.",
+        )
+    if not schedule.is_report(step) or (
+        evaluate and not schedule.is_evaluation(step)
+    ):
+      report(final=True)
+    summary = {}
+    for record in log.records:
+      if record["step"] == step:
+        summary |= record
+    summary.pop("final", None)
+    summary |= {
+        "parameters": num_parameters,
+        "device": parallel.devices[0].device_kind,
+        "devices": len(parallel.devices),
+        "matmul_precision": jax.config.jax_default_matmul_precision
+        or "default",
+        "steps_per_second": round(
+            clock.timed_updates / max(clock.update_seconds, 1e-9), 3
+        ),
+        "compile_seconds": round(clock.compile_seconds, 3),
+    }
+    write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _check_config(meta: dict[str, Any] | None, config: dict[str, Any]):
+  """Raises a CheckpointError that lists what differs."""
+  if meta is None:
+    return
+  saved = meta["config"]
+  different = [
+      f"{name} was {saved.get(name)!r} and is {config.get(name)!r}"
+      for name in sorted(saved.keys() | config.keys())
+      if saved.get(name) != config.get(name)
+  ]
+  if different:
+    raise CheckpointError(
+        "the checkpoint in the working directory is of a run with other "
+        f"flags: {'; '.join(different)}. Give the same flags, or another "
+        "directory."
+    )
+
+
+def _show(bar: tqdm.tqdm, record: dict[str, Any], seconds_left: float):
+  """Shows a report, in the bar on a terminal and as a line elsewhere."""
+  figures = {
+      name: f"{value:.4g}"
+      for name, value in record.items()
+      if name not in ("step", "wall_seconds")
+  }
+  if not bar.disable:
+    bar.set_postfix(figures, refresh=False)
+    return
+  print(
+      f"step {record['step']}/{bar.total}",
+      *(f"{name}={value}" for name, value in figures.items()),
+      f"[{record['wall_seconds']:.0f} s, {seconds_left:.0f} s left]",
+      flush=True,
+  )
+
+
+@contextlib.contextmanager
+def _lock(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the directory; the system lets go of it when the process ends."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / ".lock").open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise CheckpointError(
+          f"another run is using the working directory {workdir}."
+      ) from None
+    yield
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+  """Yields a list that SIGINT or SIGTERM adds itself to.
+
+  The second SIGINT is Python's own again and stops at once.
+  """
+  received = []
+  old = {}
+
+  def handle(signum, frame):
+    del frame
+    received.append(signum)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print("stopping after this step; once more to stop now", file=sys.stderr)
+
+  for signum in (signal.SIGINT, signal.SIGTERM):
+    with contextlib.suppress(ValueError):  # Not in the main thread.
+      old[signum] = signal.signal(signum, handle)
+  try:
+    yield received
+  finally:
+    for signum, handler in old.items():
+      signal.signal(signum, handler)

@@ -1,0 +1,187 @@
+"""One update on one device or on many, in one process or in several.
+
+Glossary of shapes:
+  - B: examples of an update, over all devices.
+  - D: devices of this process.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+
+from rmc.training.update import LossFn, TrainState, make_update
+
+MODES = ("auto", "jit", "pmap")
+_AXIS = "devices"
+
+
+class DataParallel:
+  """Splits the examples of an update over devices.
+
+  The state has no device axis, so that a checkpoint is the same whatever the
+  number of devices. Only `carry`, which belongs to examples, is split as they
+  are.
+
+  `'jit'` lets the compiler split one program that is written for the whole
+  batch. `'pmap'` runs the program of a part of the batch on each device and
+  averages the gradients. The results are the same but for rounding.
+  """
+
+  def __init__(
+      self, mode: str = "auto", devices: Sequence[jax.Device] | None = None
+  ):
+    """Constructs a DataParallel.
+
+    Args:
+      mode: `'jit'`, `'pmap'`, or `'auto'`, which is jit on one device and pmap
+        on several.
+      devices: the devices of all processes; None for all that there are.
+
+    Raises:
+      ValueError: if the mode is none of these.
+    """
+    if mode not in MODES:
+      raise ValueError(f"mode must be one of {MODES}, got {mode!r}.")
+    self.devices = list(jax.devices() if devices is None else devices)
+    if mode == "auto":
+      mode = "jit" if len(self.devices) == 1 else "pmap"
+    self.mode = mode
+    self._local_devices = [
+        device
+        for device in self.devices
+        if device.process_index == jax.process_index()
+    ]
+    mesh = Mesh(np.array(self.devices), (_AXIS,))
+    self._split = NamedSharding(mesh, PartitionSpec(_AXIS))
+    self._replicated = NamedSharding(mesh, PartitionSpec())
+
+  def local_indices(self, batch_size: int) -> np.ndarray:
+    """Returns which of an update's B examples this process computes.
+
+    Args:
+      batch_size: B.
+
+    Returns:
+      Indices, int32, `[B / processes]`.
+
+    Raises:
+      ValueError: if the devices do not divide B.
+    """
+    if batch_size < 1 or batch_size % len(self.devices):
+      raise ValueError(
+          f"batch_size must be a multiple of the {len(self.devices)} devices, "
+          f"got {batch_size}."
+      )
+    size = batch_size // jax.process_count()
+    return np.arange(size, dtype=np.int32) + np.int32(
+        size * jax.process_index()
+    )
+
+  def place_batch(self, batch: Any) -> Any:
+    """Puts this process's share of a batch, `[B / processes, ...]`, in place.
+
+    Args:
+      batch: a nest of arrays in the order of `local_indices`.
+
+    Returns:
+      What the compiled update takes.
+    """
+    if self.mode == "pmap":
+      return jax.tree.map(self._by_device, batch)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(
+            self._split, np.asarray(x)
+        ),
+        batch,
+    )
+
+  def place_state(self, state: TrainState) -> TrainState:
+    """Puts a state in place, its carry being this process's share.
+
+    Args:
+      state: a state with arrays of any kind, its key typed or as
+        `jax.random.key_data`.
+
+    Returns:
+      What the compiled update takes.
+    """
+    carry = self.place_batch(state.carry)
+    key = state.key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+      key = jax.random.key_data(key)
+    key = jax.random.wrap_key_data(jax.device_put(key, self._replicated))
+    rest = state._replace(carry=None, key=None)
+    rest = jax.device_put(rest, self._replicated)
+    return rest._replace(carry=carry, key=key)
+
+  def fetch_state(self, state: TrainState) -> TrainState:
+    """Returns a state as NumPy arrays, its key as `jax.random.key_data`."""
+    carry = jax.tree.map(self._fetch_share, state.carry)
+    rest = jax.device_get(state._replace(carry=None, key=None))
+    key = np.asarray(jax.random.key_data(state.key))
+    return rest._replace(carry=carry, key=key)
+
+  def make_update(
+      self,
+      loss_fn: LossFn,
+      optimizer: optax.GradientTransformation,
+      *,
+      skip_nonfinite: bool = False,
+  ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """Makes the compiled update; see `rmc.training.make_update`.
+
+    Args:
+      loss_fn: the loss and figures of a batch.
+      optimizer: turns gradients into updates.
+      skip_nonfinite: whether to leave the state as it was if the loss or a
+        gradient is not finite.
+
+    Returns:
+      A function `(state, batch) -> (state, metrics)`, which reuses the memory
+      of the state that it is given.
+    """
+    if self.mode == "pmap":
+      update = make_update(
+          loss_fn,
+          optimizer,
+          axis_name=_AXIS,
+          skip_nonfinite=skip_nonfinite,
+      )
+      # No leading device axis: None stands for "the same on each device".
+      state_axes = TrainState(None, None, None, 0, None)
+      return jax.pmap(
+          update,
+          axis_name=_AXIS,
+          in_axes=(state_axes, 0),
+          out_axes=(state_axes, None),
+          devices=self.devices,
+          donate_argnums=0,
+      )
+    update = make_update(loss_fn, optimizer, skip_nonfinite=skip_nonfinite)
+    whole = self._replicated
+    state_sharding = TrainState(whole, whole, whole, self._split, whole)
+    return jax.jit(
+        update,
+        in_shardings=(state_sharding, self._split),
+        out_shardings=(state_sharding, whole),
+        donate_argnums=0,
+    )
+
+  def _by_device(self, x: Any) -> np.ndarray:
+    num_devices = len(self._local_devices)
+    return np.reshape(x, (num_devices, -1, *np.shape(x)[1:]))  # [D, B / D, ...]
+
+  def _fetch_share(self, x: jax.Array) -> np.ndarray:
+    """Returns this process's share of an array that is split over devices."""
+    shards = sorted(
+        x.addressable_shards, key=lambda shard: shard.index[0].start or 0
+    )
+    share = np.concatenate([np.asarray(shard.data) for shard in shards])
+    if self.mode == "pmap":
+      share = np.reshape(share, (-1, *share.shape[2:]))
+    return share
