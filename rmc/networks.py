@@ -11,6 +11,7 @@ from typing import Any
 import haiku as hk
 import jax
 
+from rmc.relational_memory import StepInfo
 from rmc.unroll import unroll
 
 
@@ -54,3 +55,21 @@ class SequenceClassifier(hk.Module):
         **self._unroll_options,
     )
     return self._logits(self._mlp(outputs[-1]))
+
+  def inspect(self, inputs: jax.Array) -> tuple[jax.Array, StepInfo]:
+    """Also tells what happened inside each step of a `RelationalMemory`.
+
+    Args:
+      inputs: `[T, B, ...]`.
+
+    Returns:
+      Logits `[B, num_classes]`, and the `StepInfo` of all steps, `[T, B, ...]`.
+    """
+
+    def step(inputs, memory):
+      output, memory, info = self._core.step(inputs, memory)
+      return (output, info), memory
+
+    initial_state = self._core.initial_state(inputs.shape[1])
+    (outputs, info), _ = hk.dynamic_unroll(step, inputs, initial_state)
+    return self._logits(self._mlp(outputs[-1])), info

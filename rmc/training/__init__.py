@@ -5,6 +5,7 @@ from rmc.training.loop import Interrupted, NonFiniteError, Schedule, train
 from rmc.training.metrics import MetricsLog, read_metrics
 from rmc.training.parallel import DataParallel
 from rmc.training.update import (
+    LossFn,
     TrainState,
     example_keys,
     init_state,
@@ -16,6 +17,7 @@ __all__ = [
     "Checkpointer",
     "DataParallel",
     "Interrupted",
+    "LossFn",
     "MetricsLog",
     "NonFiniteError",
     "Schedule",

@@ -1,0 +1,389 @@
+"""Flags that the training programs share, and what is made from them."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+import haiku as hk
+import jax
+import optax
+import tabulate
+
+import rmc
+from rmc import training
+
+FLAGS = flags.FLAGS
+
+# The run.
+flags.DEFINE_string(
+    "workdir", None, "Directory of the run; made if it is not there."
+)
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval"],
+    "train: train, or go on with the run in --workdir. eval: evaluate the "
+    "newest checkpoint in --workdir, with its own flags unless overruled.",
+)
+flags.DEFINE_integer("seed", 0, "Seed of parameters and data.", lower_bound=0)
+flags.DEFINE_integer("steps", 10_000, "Updates in all.", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size", 128, "Examples of an update, on all devices.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "log_every", 100, "Updates between reports.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "eval_every",
+    0,
+    "Updates between evaluations; 0: one at the end.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "checkpoint_every",
+    1000,
+    "Updates between checkpoints; 0: one at the end.",
+    lower_bound=0,
+)
+flags.DEFINE_enum(
+    "parallel",
+    "auto",
+    ["auto", "jit", "pmap"],
+    "How an update is split over devices; auto: jit on one, pmap on several.",
+)
+flags.DEFINE_enum(
+    "matmul_precision",
+    "default",
+    ["default", "high", "highest"],
+    "Precision of float32 matrix products. JAX's default is TF32 on recent "
+    "GPUs and bfloat16 on TPUs; highest is float32 everywhere.",
+)
+
+# The optimiser.
+flags.DEFINE_float(
+    "learning_rate", 1e-3, "Adam's learning rate.", lower_bound=0.0
+)
+flags.DEFINE_integer(
+    "warmup_steps",
+    0,
+    "Updates in which the learning rate rises from 0, linearly.",
+    lower_bound=0,
+)
+flags.DEFINE_float(
+    "lr_decay_rate",
+    1.0,
+    "Factor of the learning rate over --lr_decay_steps updates, exponential.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+flags.DEFINE_integer("lr_decay_steps", 10_000, "See above.", lower_bound=1)
+flags.DEFINE_float(
+    "min_learning_rate", 0.0, "The decay stops here.", lower_bound=0.0
+)
+flags.DEFINE_float(
+    "max_grad_norm",
+    0.0,
+    "Gradients are scaled down to this global norm; 0: never.",
+    lower_bound=0.0,
+)
+
+# The core.
+flags.DEFINE_enum("core", "rmc", ["rmc", "lstm"], "The recurrent core.")
+flags.DEFINE_integer("mem_slots", 8, "RMC: memory slots.", lower_bound=1)
+flags.DEFINE_integer(
+    "head_size", 64, "RMC: size of a value, per head.", lower_bound=1
+)
+flags.DEFINE_integer("num_heads", 4, "RMC: attention heads.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_blocks", 1, "RMC: attention blocks in a step.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "key_size",
+    0,
+    "RMC: size of a query and of a key, per head; 0: --head_size.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "attention_mlp_layers",
+    2,
+    "RMC: layers of the MLP after the attention.",
+    lower_bound=1,
+)
+flags.DEFINE_enum(
+    "gate_style",
+    "unit",
+    ["unit", "memory", "none"],
+    "RMC: a gate per unit, a gate per slot, or no gates.",
+)
+flags.DEFINE_float("forget_bias", 1.0, "RMC: bias of the forget gate.")
+flags.DEFINE_float("input_bias", 0.0, "RMC: bias of the input gate.")
+flags.DEFINE_integer("hidden_size", 512, "LSTM: units.", lower_bound=1)
+flags.DEFINE_boolean(
+    "remat",
+    False,
+    "Compute the inside of each step anew in the backward pass: less memory, "
+    "the same numbers.",
+)
+flags.DEFINE_integer(
+    "unroll", 1, "Steps that the compiled loop takes at a time.", lower_bound=1
+)
+
+flags.register_validator(
+    "learning_rate", lambda value: value > 0, "must be above 0"
+)
+flags.register_validator(
+    "lr_decay_rate", lambda value: value > 0, "must be above 0, up to 1"
+)
+
+# Flags that may differ when a run goes on: none changes what an update does.
+_FREE = {
+    "workdir",
+    "mode",
+    "steps",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "parallel",
+    "remat",
+    "unroll",
+}
+
+
+class UsageError(Exception):
+  """A flag or an argument is wrong."""
+
+
+def run(main: Callable[[], None]):
+  """Runs a program: flags, then `main`, errors as one line.
+
+  Exit status 2 stands for wrong flags, 1 for a run that failed, and 128 plus
+  the signal for one that a signal stopped.
+
+  Args:
+    main: the program.
+  """
+  module = main.__module__
+
+  def guarded(_):
+    if not FLAGS["verbosity"].present:
+      logging.set_verbosity(logging.WARNING)  # orbax tells much at INFO.
+    try:
+      if "workdir" in FLAGS and FLAGS.workdir is not None:
+        _check_workdir(FLAGS.workdir)
+      main()
+    except (UsageError, training.CheckpointError) as error:
+      _exit(2, error)
+    except training.Interrupted as error:
+      _exit(128 + error.signum, error)
+    except (training.NonFiniteError, OSError) as error:
+      _exit(1, error)
+
+  global _main_module
+  _main_module = sys.argv[0] if module == "__main__" else module
+  app.run(guarded, flags_parser=_parse)
+
+
+_main_module = ""
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+  """Turns a ValueError about a setting into a usage error."""
+  try:
+    yield
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+
+
+def make_core() -> hk.RNNCore:
+  """Returns the core that the flags ask for."""
+  if FLAGS.core == "lstm":
+    return hk.LSTM(FLAGS.hidden_size)
+  gate_style = None if FLAGS.gate_style == "none" else FLAGS.gate_style
+  return rmc.RelationalMemory(
+      mem_slots=FLAGS.mem_slots,
+      head_size=FLAGS.head_size,
+      num_heads=FLAGS.num_heads,
+      num_blocks=FLAGS.num_blocks,
+      forget_bias=FLAGS.forget_bias,
+      input_bias=FLAGS.input_bias,
+      gate_style=gate_style,
+      attention_mlp_layers=FLAGS.attention_mlp_layers,
+      key_size=FLAGS.key_size,
+  )
+
+
+def unroll_options() -> dict[str, Any]:
+  """Returns the arguments of `rmc.unroll` that the flags ask for."""
+  return {"remat": FLAGS.remat, "unroll": FLAGS.unroll}
+
+
+def make_optimizer() -> optax.GradientTransformation:
+  """Returns Adam as the flags ask for it."""
+  peak, floor = FLAGS.learning_rate, FLAGS.min_learning_rate
+  if floor > peak:
+    raise UsageError(
+        f"--min_learning_rate={floor} must be at most --learning_rate={peak}"
+    )
+  schedule = optax.constant_schedule(peak)
+  if FLAGS.lr_decay_rate < 1:  # At 1, optax takes end_value for a ceiling.
+    schedule = optax.exponential_decay(
+        peak, FLAGS.lr_decay_steps, FLAGS.lr_decay_rate, end_value=floor
+    )
+  if FLAGS.warmup_steps:
+    warmup = optax.linear_schedule(0.0, peak, FLAGS.warmup_steps)
+    schedule = optax.join_schedules([warmup, schedule], [FLAGS.warmup_steps])
+  clip = optax.identity()
+  if FLAGS.max_grad_norm:
+    clip = optax.clip_by_global_norm(FLAGS.max_grad_norm)
+  return optax.chain(clip, optax.adam(schedule))
+
+
+def print_parameters(params: hk.Params):
+  """Prints a table of the parameters, by module."""
+  rows = [
+      (
+          module,
+          ", ".join(f"{name}: {list(x.shape)}" for name, x in bundle.items()),
+          sum(x.size for x in bundle.values()),
+      )
+      for module, bundle in params.items()
+  ]
+  total = ("all", "", hk.data_structures.tree_size(params))
+  print(
+      tabulate.tabulate(
+          [*rows, total], ["module", "parameters", "size"], intfmt=","
+      )
+  )
+
+
+def train_or_evaluate(
+    init: Callable[[], training.TrainState],
+    loss_fn: training.LossFn,
+    optimizer: optax.GradientTransformation,
+    evaluate: Callable[[training.TrainState], dict[str, float]],
+    *,
+    free_flags: tuple[str, ...] = (),
+) -> dict[str, Any]:
+  """Does what --mode asks for, with data that are made inside the update.
+
+  Args:
+    init: makes the state before the first update.
+    loss_fn: takes the indices of the examples, `[b]`, as its batch.
+    optimizer: turns gradients into updates.
+    evaluate: figures for a state.
+    free_flags: further flags that may differ when a run goes on.
+
+  Returns:
+    The summary of the run, or the figures of the evaluation.
+  """
+  if FLAGS.workdir is None:
+    raise UsageError("--workdir must name the directory of the run")
+  with usage_errors():
+    parallel = training.DataParallel(FLAGS.parallel)
+    indices = parallel.local_indices(FLAGS.batch_size)
+  if FLAGS.mode == "eval":
+    return _evaluate(init, evaluate)
+
+  def init_and_show():
+    state = init()
+    print_parameters(state.params)
+    return state
+
+  placed = parallel.place_batch(indices)
+  return training.train(
+      FLAGS.workdir,
+      init_and_show,
+      parallel.make_update(loss_fn, optimizer),
+      lambda step: placed,
+      parallel,
+      training.Schedule(
+          FLAGS.steps,
+          FLAGS.log_every,
+          FLAGS.eval_every,
+          FLAGS.checkpoint_every,
+      ),
+      evaluate=evaluate,
+      config={
+          name: flag.value
+          for name, flag in _flags_of_run().items()
+          if name not in _FREE.union(free_flags)
+      },
+      flagfile="".join(
+          flag.serialize() + "\n"
+          for name, flag in _flags_of_run().items()
+          if name not in ("workdir", "mode") and flag.value is not None
+      ),
+  )
+
+
+def _evaluate(init, evaluate) -> dict[str, float]:
+  """Evaluates the newest checkpoint."""
+  with contextlib.closing(training.Checkpointer(FLAGS.workdir)) as reader:
+    restored = reader.restore(init())
+  if restored is None:
+    raise UsageError(
+        f"--mode=eval needs a checkpoint, and --workdir={FLAGS.workdir} has "
+        "none"
+    )
+  state, _ = restored
+  figures = {"step": int(state.step)} | evaluate(state)
+  print(json.dumps(figures))
+  return figures
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses flags; a wrong one is one line and exit status 2."""
+  try:
+    left = FLAGS(argv)
+    saved = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
+    if FLAGS.workdir and FLAGS.mode == "eval" and saved.is_file():
+      left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
+    if len(left) > 1:
+      raise flags.Error(f"{left[1]!r} is not a flag")
+  except (flags.Error, OSError) as error:
+    _exit(2, error)
+  if "matmul_precision" in FLAGS and FLAGS.matmul_precision != "default":
+    jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
+  return left
+
+
+def _flags_of_run() -> dict[str, flags.Flag]:
+  """Returns the program's own flags and those of this module, by name."""
+  modules = FLAGS.flags_by_module_dict()
+  return {
+      flag.name: flag
+      for module in (__name__, _main_module)
+      for flag in modules.get(module, [])
+  }
+
+
+def _check_workdir(workdir: str):
+  """Raises a UsageError unless files can be made there."""
+  if "://" in workdir:
+    raise UsageError(
+        f"--workdir={workdir} must be a directory of a mounted file system; "
+        "an object store can be mounted, or copied to afterwards"
+    )
+  path = pathlib.Path(workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / f".writable-{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise UsageError(
+        f"--workdir={workdir} must be a directory that can be written to: "
+        f"{error.strerror}"
+    ) from error
+
+
+def _exit(status: int, error: BaseException):
+  program = pathlib.Path(sys.argv[0]).stem
+  print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+  sys.exit(status)

@@ -1,0 +1,152 @@
+"""Pictures of runs, made from the files that they leave.
+
+Glossary of shapes:
+  - T: steps of a sequence; k objects in Nth Farthest.
+  - B: sequences.
+  - H: attention heads.
+  - N: memory slots.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from matplotlib.figure import Figure
+import numpy as np
+
+from rmc import training
+from tasks.nth_farthest import NthFarthest
+
+_DPI = 120
+
+
+def learning_curve(
+    workdir: str | pathlib.Path, metric: str, plateau: float | None = None
+):
+  """Draws a run's `learning_curve.png`."""
+  path = pathlib.Path(workdir) / "learning_curve.png"
+  learning_curves({path.parent.name: [workdir]}, metric, path, plateau)
+
+
+def learning_curves(
+    groups: Mapping[str, Sequence[str | pathlib.Path]],
+    metric: str,
+    path: str | pathlib.Path,
+    plateau: float | None = None,
+):
+  """Draws a curve for each group of runs: mean, and spread from least to most.
+
+  Args:
+    groups: the directories of runs that differ only in their seed, by label.
+    metric: which figure of `metrics.jsonl` to draw.
+    path: where to write the picture.
+    plateau: where to draw a dotted line, if anywhere.
+
+  Raises:
+    ValueError: if a run has no report with that figure.
+  """
+  figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+  axes = figure.subplots()
+  for label, workdirs in groups.items():
+    curves = [_curve(workdir, metric) for workdir in workdirs]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    values = np.array([[curve[step] for step in steps] for curve in curves])
+    (line,) = axes.plot(
+        steps,
+        values.mean(axis=0),
+        marker="." if len(steps) == 1 else None,
+        label=label if len(curves) == 1 else f"{label} ({len(curves)} seeds)",
+    )
+    if len(curves) > 1:
+      axes.fill_between(
+          steps,
+          values.min(axis=0),
+          values.max(axis=0),
+          color=line.get_color(),
+          alpha=0.2,
+          linewidth=0,
+      )
+  if plateau is not None:
+    axes.axhline(plateau, color="grey", linestyle=":", label="plateau")
+  axes.set_xlabel("updates")
+  axes.set_ylabel(metric.replace("_", " "))
+  axes.grid(alpha=0.3)
+  axes.legend(frameon=False)
+  figure.savefig(path, dpi=_DPI)
+
+
+def nth_farthest_attention(
+    workdir: str | pathlib.Path,
+    task: NthFarthest,
+    inspect: Callable[[Any, jax.Array], tuple[jax.Array, Any]],
+):
+  """Draws a run's `attention.png`: who attends to whom through time.
+
+  As in figure 3 of the paper, there are three sequences, with the reference m
+  shown last, first and in the middle. A row is a slot that attends; a column is
+  a slot, or the input, that it attends to, averaged over heads.
+
+  Args:
+    workdir: the run's directory.
+    task: the task that the network has learnt.
+    inspect: `(params, inputs [T, B, d + 3k]) -> (logits, StepInfo)`.
+  """
+  k = task.num_objects
+  rank = k // 2
+  places = (k - 1, 0, k // 2)
+  key = jax.random.key(0)
+  points = jax.random.uniform(
+      key, (k, task.num_features), minval=-1.0, maxval=1.0
+  )
+  labels = jax.random.permutation(key, k)
+  inputs, answers = zip(
+      *(task.compose(points, labels, labels[i], rank) for i in places),
+      strict=True,
+  )
+  params = training.load_params(workdir)
+  logits, info = inspect(params, jnp.stack(inputs, axis=1))
+  weights = np.mean(info.attention_weights[0], axis=2)  # [T, B, N, N + 1]
+  guesses = np.argmax(logits, axis=1)
+
+  num_slots = weights.shape[2]
+  figure = Figure(
+      figsize=(1.3 + 1.5 * k, 1.0 + 1.6 * len(places)), layout="constrained"
+  )
+  panels = figure.subplots(len(places), k, squeeze=False)
+  for b, place in enumerate(places):
+    for t in range(k):
+      panel = panels[b, t]
+      image = panel.imshow(weights[t, b], vmin=0, vmax=1, cmap="viridis")
+      panel.axvline(num_slots - 0.5, color="white", linewidth=1.5)
+      panel.set_xticks([num_slots // 2, num_slots], ["slots", "in"])
+      panel.set_yticks([])
+      name = int(labels[t]) + 1
+      panel.set_title(
+          f"shows {name}" + (" = m" if t == place else ""), fontsize=9
+      )
+    panels[b, 0].set_ylabel(
+        f"m = {int(labels[place]) + 1}, answer {int(answers[b]) + 1}\n"
+        f"network says {int(guesses[b]) + 1}",
+        fontsize=8,
+    )
+  figure.suptitle(
+      "What each slot (row) attends to at each step.\nThe question: which "
+      f"object is number {rank + 1} of {k}, the {task.order} from m first?",
+      fontsize=10,
+  )
+  figure.colorbar(image, ax=panels, shrink=0.6)
+  figure.savefig(pathlib.Path(workdir) / "attention.png", dpi=_DPI)
+
+
+def _curve(workdir: str | pathlib.Path, metric: str) -> dict[int, float]:
+  """Returns a figure by step."""
+  records = training.read_metrics(workdir)
+  curve = {r["step"]: r[metric] for r in records if metric in r}
+  if not curve:
+    names = sorted(set().union(*records))
+    raise ValueError(
+        f"{workdir} has no report of {metric!r}; there are {names}."
+    )
+  return curve

@@ -1,0 +1,141 @@
+"""Trains a recurrent core on Nth Farthest (section 4.1 of the paper).
+
+  python -m scripts.train_nth_farthest --workdir=runs/nth_farthest \
+      --flagfile=scripts/presets/nth_farthest_demo.flags
+
+Run the same command again to go on after an interruption. Afterwards the
+directory holds metrics.jsonl, summary.json, checkpoints, learning_curve.png
+and, for the RMC, attention.png.
+"""
+
+import math
+
+from absl import flags
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+import rmc
+from rmc import training
+from scripts import common_flags, figures
+from tasks.nth_farthest import ORDERS, NthFarthest
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common_flags)
+
+flags.DEFINE_integer("num_objects", 8, "Objects of a sequence.")
+flags.DEFINE_integer("num_features", 16, "Coordinates of an object.")
+flags.DEFINE_enum(
+    "order",
+    "farthest",
+    ORDERS,
+    "Whether rank n counts from the farthest object, as in the paper, or from "
+    "the nearest, as in the released Sonnet code.",
+)
+flags.DEFINE_list(
+    "mlp_sizes", ["256"] * 4, "Sizes of the read-out's ReLU layers."
+)
+flags.DEFINE_integer(
+    "eval_examples",
+    10_000,
+    "Fresh examples of an evaluation.",
+    lower_bound=2,
+)
+
+_EVAL_BATCH = 1000
+
+
+def main():
+  """Trains or evaluates."""
+  with common_flags.usage_errors():
+    task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
+  mlp_sizes = _sizes("mlp_sizes")
+  init_key, data_key, eval_key = jax.random.split(jax.random.key(FLAGS.seed), 3)
+
+  def classifier():
+    return rmc.SequenceClassifier(
+        common_flags.make_core,
+        task.num_objects,
+        mlp_sizes,
+        common_flags.unroll_options(),
+    )
+
+  def sample(key, indices):
+    """Returns inputs `[k, b, d + 3k]` and labels `[b]`."""
+    inputs, labels = jax.vmap(task.sample)(training.example_keys(key, indices))
+    return jnp.swapaxes(inputs, 0, 1), labels
+
+  network = hk.without_apply_rng(hk.transform(lambda x: classifier()(x)))
+  optimizer = common_flags.make_optimizer()
+  example = jnp.zeros((task.num_objects, 1, task.step_size))
+  with common_flags.usage_errors():
+    jax.eval_shape(network.init, init_key, example)
+
+  def init():
+    params = jax.jit(network.init)(init_key, example)
+    return training.init_state(params, optimizer, data_key)
+
+  def figures_of(params, key, indices):
+    inputs, labels = sample(key, indices)
+    logits = network.apply(params, inputs)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    correct = (jnp.argmax(logits, axis=1) == labels).astype(losses.dtype)
+    return jnp.mean(losses), jnp.mean(correct)
+
+  def loss_fn(params, indices, carry, key):
+    loss, accuracy = figures_of(params, key, indices)
+    return loss, ({"accuracy": accuracy}, carry)
+
+  eval_figures = jax.jit(figures_of)
+
+  def evaluate(state):
+    """Draws examples that depend on the step, apart from those of training."""
+    key = jax.random.fold_in(eval_key, state.step)
+    total_loss = total_correct = 0.0
+    for first in range(0, FLAGS.eval_examples, _EVAL_BATCH):
+      size = min(_EVAL_BATCH, FLAGS.eval_examples - first)
+      indices = jnp.arange(first, first + size, dtype=jnp.int32)
+      loss, accuracy = eval_figures(state.params, key, indices)
+      total_loss += size * float(loss)
+      total_correct += size * float(accuracy)
+    accuracy = total_correct / FLAGS.eval_examples
+    variance = accuracy * (1 - accuracy) / FLAGS.eval_examples
+    return {
+        "eval_loss": total_loss / FLAGS.eval_examples,
+        "eval_accuracy": accuracy,
+        "eval_accuracy_standard_error": math.sqrt(variance),
+        "plateau": task.plateau,
+    }
+
+  common_flags.train_or_evaluate(
+      init, loss_fn, optimizer, evaluate, free_flags=("eval_examples",)
+  )
+  if FLAGS.mode == "train":
+    figures.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
+    if FLAGS.core == "rmc":
+      figures.nth_farthest_attention(
+          FLAGS.workdir,
+          task,
+          hk.without_apply_rng(
+              hk.transform(lambda x: classifier().inspect(x))
+          ).apply,
+      )
+
+
+def _sizes(name: str) -> list[int]:
+  """Returns a flag's list of positive integers."""
+  try:
+    sizes = [int(size) for size in FLAGS[name].value]
+  except ValueError:
+    sizes = [0]
+  if min(sizes, default=1) < 1:
+    raise common_flags.UsageError(
+        f"--{name}={','.join(FLAGS[name].value)} must be positive integers, "
+        "separated by commas"
+    )
+  return sizes
+
+
+if __name__ == "__main__":
+  common_flags.run(main)
