@@ -64,10 +64,38 @@ flags.DEFINE_enum(
     "GPUs and bfloat16 on TPUs; highest is float32 everywhere.",
 )
 
-# The optimiser.
-flags.DEFINE_float(
-    "learning_rate", 1e-3, "Adam's learning rate.", lower_bound=0.0
+flags.DEFINE_boolean(
+    "skip_nonfinite",
+    False,
+    "Drop and count updates whose loss or gradient is not finite, rather than "
+    "stop at the first.",
 )
+flags.DEFINE_boolean(
+    "deterministic",
+    False,
+    "On a GPU, use only kernels that give the same bits each time; on a CPU "
+    "they do anyway.",
+)
+
+# Several processes; on a TPU pod, under srun or mpirun, none is needed.
+flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0 of several."
+)
+flags.DEFINE_integer(
+    "num_processes", None, "How many processes there are.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0.", lower_bound=0
+)
+flags.DEFINE_integer(
+    "coordinator_timeout",
+    300,
+    "Seconds to wait for the other processes.",
+    lower_bound=1,
+)
+
+# The optimiser.
+flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate.")
 flags.DEFINE_integer(
     "warmup_steps",
     0,
@@ -78,8 +106,6 @@ flags.DEFINE_float(
     "lr_decay_rate",
     1.0,
     "Factor of the learning rate over --lr_decay_steps updates, exponential.",
-    lower_bound=0.0,
-    upper_bound=1.0,
 )
 flags.DEFINE_integer("lr_decay_steps", 10_000, "See above.", lower_bound=1)
 flags.DEFINE_float(
@@ -137,9 +163,15 @@ flags.register_validator(
     "learning_rate", lambda value: value > 0, "must be above 0"
 )
 flags.register_validator(
-    "lr_decay_rate", lambda value: value > 0, "must be above 0, up to 1"
+    "lr_decay_rate", lambda value: 0 < value <= 1, "must be above 0, up to 1"
 )
 
+_PROCESS_FLAGS = (
+    "coordinator_address",
+    "num_processes",
+    "process_id",
+    "coordinator_timeout",
+)
 # Flags that may differ when a run goes on: none changes what an update does.
 _FREE = {
     "workdir",
@@ -151,6 +183,8 @@ _FREE = {
     "parallel",
     "remat",
     "unroll",
+    "deterministic",
+    *_PROCESS_FLAGS,
 }
 
 
@@ -173,14 +207,21 @@ def run(main: Callable[[], None]):
     if not FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # orbax tells much at INFO.
     try:
-      if "workdir" in FLAGS and FLAGS.workdir is not None:
+      with usage_errors():
+        training.initialize(
+            FLAGS.coordinator_address,
+            FLAGS.num_processes,
+            FLAGS.process_id,
+            FLAGS.coordinator_timeout,
+        )
+      if FLAGS.workdir is not None and is_leader():
         _check_workdir(FLAGS.workdir)
       main()
     except (UsageError, training.CheckpointError) as error:
       _exit(2, error)
     except training.Interrupted as error:
       _exit(128 + error.signum, error)
-    except (training.NonFiniteError, OSError) as error:
+    except (training.NonFiniteError, training.MultihostError, OSError) as error:
       _exit(1, error)
 
   global _main_module
@@ -198,6 +239,11 @@ def usage_errors() -> Iterator[None]:
     yield
   except ValueError as error:
     raise UsageError(str(error)) from error
+
+
+def is_leader() -> bool:
+  """Returns whether this is the process that prints and draws."""
+  return jax.process_index() == 0
 
 
 def make_core() -> hk.RNNCore:
@@ -292,14 +338,17 @@ def train_or_evaluate(
 
   def init_and_show():
     state = init()
-    print_parameters(state.params)
+    if is_leader():
+      print_parameters(state.params)
     return state
 
   placed = parallel.place_batch(indices)
   return training.train(
       FLAGS.workdir,
       init_and_show,
-      parallel.make_update(loss_fn, optimizer),
+      parallel.make_update(
+          loss_fn, optimizer, skip_nonfinite=FLAGS.skip_nonfinite
+      ),
       lambda step: placed,
       parallel,
       training.Schedule(
@@ -317,15 +366,17 @@ def train_or_evaluate(
       flagfile="".join(
           flag.serialize() + "\n"
           for name, flag in _flags_of_run().items()
-          if name not in ("workdir", "mode") and flag.value is not None
+          if name not in ("workdir", "mode", *_PROCESS_FLAGS)
+          and flag.value is not None
       ),
+      skip_nonfinite=FLAGS.skip_nonfinite,
   )
 
 
 def _evaluate(init, evaluate) -> dict[str, float]:
   """Evaluates the newest checkpoint."""
   with contextlib.closing(training.Checkpointer(FLAGS.workdir)) as reader:
-    restored = reader.restore(init())
+    restored = reader.restore(training.to_numpy(init()))
   if restored is None:
     raise UsageError(
         f"--mode=eval needs a checkpoint, and --workdir={FLAGS.workdir} has "
@@ -348,8 +399,12 @@ def _parse(argv: list[str]) -> list[str]:
       raise flags.Error(f"{left[1]!r} is not a flag")
   except (flags.Error, OSError) as error:
     _exit(2, error)
-  if "matmul_precision" in FLAGS and FLAGS.matmul_precision != "default":
+  if FLAGS.matmul_precision != "default":
     jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
+  if FLAGS.deterministic:  # Read when JAX first looks for devices.
+    os.environ["XLA_FLAGS"] = " ".join(
+        (os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true")
+    )
   return left
 
 

@@ -98,7 +98,7 @@ def main():
       indices = jnp.arange(first, first + size, dtype=jnp.int32)
       loss, accuracy = eval_figures(state.params, key, indices)
       total_loss += size * float(loss)
-      total_correct += size * float(accuracy)
+      total_correct += round(size * float(accuracy))
     accuracy = total_correct / FLAGS.eval_examples
     variance = accuracy * (1 - accuracy) / FLAGS.eval_examples
     return {
@@ -111,7 +111,7 @@ def main():
   common_flags.train_or_evaluate(
       init, loss_fn, optimizer, evaluate, free_flags=("eval_examples",)
   )
-  if FLAGS.mode == "train":
+  if FLAGS.mode == "train" and common_flags.is_leader():
     figures.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
     if FLAGS.core == "rmc":
       figures.nth_farthest_attention(

@@ -3,6 +3,7 @@
 from rmc.training.checkpoint import Checkpointer, CheckpointError, load_params
 from rmc.training.loop import Interrupted, NonFiniteError, Schedule, train
 from rmc.training.metrics import MetricsLog, read_metrics
+from rmc.training.multihost import MultihostError, initialize
 from rmc.training.parallel import DataParallel
 from rmc.training.update import (
     LossFn,
@@ -10,6 +11,7 @@ from rmc.training.update import (
     example_keys,
     init_state,
     make_update,
+    to_numpy,
 )
 
 __all__ = [
@@ -19,13 +21,16 @@ __all__ = [
     "Interrupted",
     "LossFn",
     "MetricsLog",
+    "MultihostError",
     "NonFiniteError",
     "Schedule",
     "TrainState",
     "example_keys",
     "init_state",
+    "initialize",
     "load_params",
     "make_update",
     "read_metrics",
+    "to_numpy",
     "train",
 ]

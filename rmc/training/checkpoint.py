@@ -37,12 +37,19 @@ class Checkpointer:
       workdir: the run's directory.
     """
     self._directory = pathlib.Path(workdir).absolute() / _DIRECTORY
+    self._directory.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
         self._directory,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=_MAX_TO_KEEP,
-            create=True,
+            create=False,
             enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            # Only the process that writes may be here, so none is waited for.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=jax.process_index(),
+                active_processes={jax.process_index()},
+            ),
         ),
     )
 
@@ -52,21 +59,30 @@ class Checkpointer:
     Args:
       state: what `DataParallel.fetch_state` returned.
       meta: anything that JSON can hold.
+
+    Raises:
+      OSError: if it could not be written. Earlier ones are left as they are.
     """
     step = int(state.step)
-    if step in self._manager.all_steps():
+    steps = sorted(self._manager.all_steps())
+    if step in steps:
       return
-    params = jax.tree.map(np.asarray, state.params)
-    rest = _numbered(state._replace(params=None))
+    params, rest = state.params, _numbered(state._replace(params=None))
     meta = meta | {"digest": _digest(params, rest)}
-    self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardSave(params),
-            rest=ocp.args.StandardSave(rest),
-            meta=ocp.args.JsonSave(meta),
-        ),
-    )
+    try:
+      self._manager.save(
+          step,
+          args=ocp.args.Composite(
+              params=ocp.args.StandardSave(params),
+              rest=ocp.args.StandardSave(rest),
+              meta=ocp.args.JsonSave(meta),
+          ),
+      )
+    except Exception as error:  # orbax promises no type for a full disk.
+      raise OSError(
+          f"the checkpoint of step {step} could not be written: "
+          f"{_first_line(error)}; good ones are kept of steps {steps}"
+      ) from error
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
     """Reads the newest checkpoint that is whole.
@@ -88,8 +104,7 @@ class Checkpointer:
       try:
         state, meta = self._restore(step, like)
       except Exception as error:  # orbax promises no type for damaged files.
-        reason = str(error).strip().split("\n")[0][:200]
-        failures.append(f"step {step}: {type(error).__name__}: {reason}")
+        failures.append(f"step {step}: {_first_line(error)}")
         continue
       for failure, damaged in zip(failures, steps, strict=False):
         logging.warning("damaged checkpoint left out, %s", failure)
@@ -177,15 +192,12 @@ def _read_meta(directory: pathlib.Path) -> dict[str, Any]:
   return json.loads((directory / "meta" / "metadata").read_text())
 
 
+def _first_line(error: Exception) -> str:
+  return f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"[:300]
+
+
 def _numbered(tree: Any) -> dict[str, np.ndarray]:
-  leaves = jax.tree.leaves(tree)
-  return {f"{i:06d}": _to_numpy(leaf) for i, leaf in enumerate(leaves)}
-
-
-def _to_numpy(leaf: Any) -> np.ndarray:
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  return np.asarray(leaf)
+  return {f"{i:06d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
 def _digest(params: Any, rest: dict[str, np.ndarray]) -> str:

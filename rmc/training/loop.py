@@ -5,20 +5,24 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
 import haiku as hk
 import jax
+from jax.experimental import multihost_utils
 import tqdm
 
+from rmc.training import multihost
 from rmc.training.checkpoint import Checkpointer, CheckpointError
 from rmc.training.metrics import MetricsLog, write_text
 from rmc.training.parallel import DataParallel
-from rmc.training.update import TrainState
+from rmc.training.update import TrainState, to_numpy
 
 # Figures that the update makes for the loop, not for a report.
 _FINITE = "finite"
@@ -129,7 +133,8 @@ def train(
 
   Args:
     workdir: the run's directory.
-    init: makes the state before the first update.
+    init: makes the state before the first update, with the carry of all
+      examples; the same in every process.
     update: `(state, batch) -> (state, metrics)`, from
       `DataParallel.make_update`.
     batches: the batch of the update after so many, placed by `parallel`. It
@@ -149,33 +154,53 @@ def train(
     CheckpointError: if a checkpoint is of another configuration or cannot be
       read or written, or another run uses the directory.
     NonFiniteError: if the loss or a gradient is not finite.
+    OSError: if a file cannot be written.
     Interrupted: if SIGINT or SIGTERM came. The state is saved.
   """
   workdir = pathlib.Path(workdir)
   config = json.loads(json.dumps(config or {}))
+  leader = multihost.is_leader()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(_lock(workdir))
-    checkpointer = stack.enter_context(
-        contextlib.closing(Checkpointer(workdir))
-    )
-    _check_config(checkpointer.meta(), config)
-    state = init()
-    restored = checkpointer.restore(state)
+    checkpointer = restored = log = None
+
+    def open_run():
+      nonlocal checkpointer
+      stack.enter_context(_lock(workdir))
+      checkpointer = stack.enter_context(
+          contextlib.closing(Checkpointer(workdir))
+      )
+      _check_config(checkpointer.meta(), config)
+
+    def restore():
+      nonlocal restored
+      restored = checkpointer.restore(state)
+      return restored and restored[1]
+
+    def open_files():
+      nonlocal log
+      write_text(workdir / "flags.txt", flagfile)
+      log = stack.enter_context(contextlib.closing(MetricsLog(workdir, step)))
+
+    multihost.on_leader(open_run)
+    state = to_numpy(init())
+    num_parameters = hk.data_structures.tree_size(state.params)
+    meta = multihost.on_leader(restore)
     means, clock = _Means(), _Clock()
-    if restored is not None:
-      state, meta = restored
+    if meta is not None:
+      state = multihost.from_leader(restored[0] if leader else state)
       means, clock = _Means(**meta["means"]), _Clock(**meta["clock"])
     first_step = step = int(state.step)
-    num_parameters = hk.data_structures.tree_size(state.params)
-    write_text(workdir / "flags.txt", flagfile)
-    log = stack.enter_context(contextlib.closing(MetricsLog(workdir, step)))
+    multihost.on_leader(open_files)
     state = parallel.place_state(state)
     bar = stack.enter_context(
         tqdm.tqdm(
-            total=schedule.num_steps, initial=step, disable=None, unit="step"
+            total=schedule.num_steps,
+            initial=step,
+            disable=None if leader else True,
+            unit="step",
         )
     )
-    stop = stack.enter_context(_stop_signals())
+    stopped_by = stack.enter_context(_stop_signals())
     started = time.monotonic() - clock.wall_seconds
     began = mark = time.monotonic()
     pending = []  # Figures on the device, of the updates since `absorb`.
@@ -203,25 +228,24 @@ def train(
       record = {"step": step, "wall_seconds": 0.0} | means.take()
       if evaluate and (extra or schedule.is_evaluation(step)):
         record |= evaluate(state)
-      record["wall_seconds"] = round(time.monotonic() - started, 3)
-      log.write(record | extra)
       means, mark = _Means(), time.monotonic()
-      seconds_left = (mark - began) / (step - first_step or 1)
-      seconds_left *= schedule.num_steps - step
-      _show(bar, record, seconds_left)
+      record["wall_seconds"] = round(mark - started, 3)
+      multihost.on_leader(lambda: log.write(record | extra))
+      if leader:
+        seconds_left = (mark - began) / (step - first_step or 1)
+        _show(bar, record, seconds_left * (schedule.num_steps - step))
 
     def save():
       nonlocal mark
       absorb()
       clock.wall_seconds = time.monotonic() - started
-      checkpointer.save(
-          parallel.fetch_state(state),
-          {
-              "config": config,
-              "means": dataclasses.asdict(means),
-              "clock": dataclasses.asdict(clock),
-          },
-      )
+      whole = parallel.fetch_state(state)
+      meta = {
+          "config": config,
+          "means": dataclasses.asdict(means),
+          "clock": dataclasses.asdict(clock),
+      }
+      multihost.on_leader(lambda: checkpointer.save(whole, meta))
       mark = time.monotonic()
 
     while step < schedule.num_steps:
@@ -234,13 +258,14 @@ def train(
         clock.compile_seconds += time.monotonic() - mark
         mark = time.monotonic()
         clock.timed_updates -= 1
+      stop = _must_stop(stopped_by, step)
       if schedule.is_report(step):
         report()
       if schedule.is_checkpoint(step) or step == schedule.num_steps or stop:
         save()
       if stop and step < schedule.num_steps:
         raise Interrupted(
-            stop[0],
+            stopped_by[0] if stopped_by else signal.SIGTERM,
             f"stopped after step {step} of {schedule.num_steps} and saved; "
             "run the same command again to go on.",
         )
@@ -248,24 +273,35 @@ def train(
         evaluate and not schedule.is_evaluation(step)
     ):
       report(final=True)
-    summary = {}
-    for record in log.records:
-      if record["step"] == step:
-        summary |= record
-    summary.pop("final", None)
-    summary |= {
-        "parameters": num_parameters,
-        "device": parallel.devices[0].device_kind,
-        "devices": len(parallel.devices),
-        "matmul_precision": jax.config.jax_default_matmul_precision
-        or "default",
-        "steps_per_second": round(
-            clock.timed_updates / max(clock.update_seconds, 1e-9), 3
-        ),
-        "compile_seconds": round(clock.compile_seconds, 3),
-    }
-    write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-    return summary
+
+    def summarize():
+      summary = {}
+      for record in log.records:
+        if record["step"] == step:
+          summary |= record
+      summary.pop("final", None)
+      summary |= {
+          "parameters": num_parameters,
+          "device": parallel.devices[0].device_kind,
+          "devices": len(parallel.devices),
+          "matmul_precision": jax.config.jax_default_matmul_precision
+          or "default",
+          "steps_per_second": round(
+              clock.timed_updates / max(clock.update_seconds, 1e-9), 3
+          ),
+          "compile_seconds": round(clock.compile_seconds, 3),
+      }
+      write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+      return summary
+
+    return multihost.on_leader(summarize)
+
+
+def _must_stop(stopped_by: list[int], step: int) -> bool:
+  """Returns whether a signal came; all processes agree on the step."""
+  if jax.process_count() > 1:
+    return multihost_utils.reached_preemption_sync_point(step)
+  return bool(stopped_by)
 
 
 def _check_config(meta: dict[str, Any] | None, config: dict[str, Any]):
@@ -322,7 +358,8 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
 def _stop_signals() -> Iterator[list[int]]:
   """Yields a list that SIGINT or SIGTERM adds itself to.
 
-  The second SIGINT is Python's own again and stops at once.
+  The second SIGINT is Python's own again and stops at once. With several
+  processes, JAX listens for SIGTERM and tells the others.
   """
   received = []
   old = {}
@@ -332,10 +369,14 @@ def _stop_signals() -> Iterator[list[int]]:
     received.append(signum)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print("stopping after this step; once more to stop now", file=sys.stderr)
+    if jax.process_count() > 1:
+      os.kill(os.getpid(), signal.SIGTERM)
 
-  for signum in (signal.SIGINT, signal.SIGTERM):
-    with contextlib.suppress(ValueError):  # Not in the main thread.
-      old[signum] = signal.signal(signum, handle)
+  signals = [signal.SIGINT]
+  if jax.process_count() == 1:
+    signals.append(signal.SIGTERM)
+  if threading.current_thread() is threading.main_thread():
+    old = {signum: signal.signal(signum, handle) for signum in signals}
   try:
     yield received
   finally:

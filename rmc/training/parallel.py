@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from rmc.training.update import LossFn, TrainState, make_update
+from rmc.training import multihost
+from rmc.training.update import LossFn, TrainState, make_update, to_numpy
 
 MODES = ("auto", "jit", "pmap")
 _AXIS = "devices"
@@ -101,30 +101,30 @@ class DataParallel:
     )
 
   def place_state(self, state: TrainState) -> TrainState:
-    """Puts a state in place, its carry being this process's share.
+    """Puts a state in place.
 
     Args:
-      state: a state with arrays of any kind, its key typed or as
-        `jax.random.key_data`.
+      state: a state of NumPy arrays, with the carry of all examples, as
+        `fetch_state` returns it.
 
     Returns:
       What the compiled update takes.
     """
-    carry = self.place_batch(state.carry)
-    key = state.key
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-      key = jax.random.key_data(key)
-    key = jax.random.wrap_key_data(jax.device_put(key, self._replicated))
+    share = jax.tree.map(
+        lambda x: x[self.local_indices(x.shape[0])], state.carry
+    )
+    key = jax.device_put(state.key, self._replicated)
     rest = state._replace(carry=None, key=None)
     rest = jax.device_put(rest, self._replicated)
-    return rest._replace(carry=carry, key=key)
+    return rest._replace(
+        carry=self.place_batch(share), key=jax.random.wrap_key_data(key)
+    )
 
   def fetch_state(self, state: TrainState) -> TrainState:
-    """Returns a state as NumPy arrays, its key as `jax.random.key_data`."""
+    """Returns a state as NumPy arrays, with the carry of all examples."""
     carry = jax.tree.map(self._fetch_share, state.carry)
-    rest = jax.device_get(state._replace(carry=None, key=None))
-    key = np.asarray(jax.random.key_data(state.key))
-    return rest._replace(carry=carry, key=key)
+    rest = to_numpy(state._replace(carry=None))
+    return rest._replace(carry=multihost.gather(carry))
 
   def make_update(
       self,

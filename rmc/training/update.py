@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Metrics = dict[str, jax.Array]
@@ -54,6 +55,13 @@ def init_state(
       carry=carry,
       key=key,
   )
+
+
+def to_numpy(state: TrainState) -> TrainState:
+  """Returns a state as NumPy arrays, its key as `jax.random.key_data`."""
+  if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
+    state = state._replace(key=jax.random.key_data(state.key))
+  return jax.tree.map(np.asarray, state)
 
 
 def example_keys(key: jax.Array, indices: jax.Array) -> jax.Array:

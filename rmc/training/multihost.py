@@ -1,0 +1,139 @@
+"""Several processes as one run: start-up, agreement, one that writes."""
+
+from collections.abc import Callable, Mapping
+import json
+import os
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+_TIMEOUT_SECONDS = 300
+
+
+class MultihostError(Exception):
+  """The processes of a run do not come together."""
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout_seconds: int = _TIMEOUT_SECONDS,
+):
+  """Joins the other processes of the run, if there are any.
+
+  Without arguments it does so in an environment that names more than one task:
+  a TPU pod, a SLURM step, an Open MPI job, or an indexed Kubernetes job. JAX
+  then finds the others by itself. Elsewhere it does nothing.
+
+  Args:
+    coordinator_address: `host:port` of process 0.
+    num_processes: how many processes there are.
+    process_id: which of them this is, from 0.
+    timeout_seconds: how long to wait for the others.
+
+  Raises:
+    MultihostError: if the others did not come in time.
+    ValueError: if the arguments do not go together.
+  """
+  given = (coordinator_address, num_processes, process_id)
+  if given == (None, None, None):
+    if not is_multihost(os.environ):
+      return
+  elif None in given:
+    raise ValueError(
+        "coordinator_address, num_processes and process_id must be given "
+        f"together, got {given}."
+    )
+  elif not 0 <= process_id < num_processes:
+    raise ValueError(
+        f"process_id must be from 0 to {num_processes - 1} (num_processes - "
+        f"1), got {process_id}."
+    )
+  try:
+    jax.distributed.initialize(
+        *given, initialization_timeout=timeout_seconds
+    )
+  except (RuntimeError, ValueError) as error:
+    raise MultihostError(
+        f"the processes of this run did not come together within "
+        f"{timeout_seconds} seconds (coordinator {coordinator_address}, "
+        f"process {process_id} of {num_processes}): {error}"
+    ) from error
+
+
+def is_multihost(environment: Mapping[str, str]) -> bool:
+  """Returns whether the environment is that of one task among several."""
+
+  def number(name):
+    value = environment.get(name, "")
+    return int(value) if value.isdecimal() else 0
+
+  return (
+      "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+      or "," in environment.get("TPU_PROCESS_ADDRESSES", "")
+      # Of a step of srun; a bare allocation has SLURM_NTASKS alone.
+      or number("SLURM_STEP_NUM_TASKS") > 1
+      or number("OMPI_COMM_WORLD_SIZE") > 1
+      or (
+          "KUBERNETES_SERVICE_HOST" in environment
+          and "JOB_COMPLETION_INDEX" in environment
+      )
+  )
+
+
+def is_leader() -> bool:
+  """Returns whether this is the process that writes and prints."""
+  return jax.process_index() == 0
+
+
+def on_leader(function: Callable[[], Any]) -> Any:
+  """Calls a function in process 0 alone.
+
+  Args:
+    function: returns something that JSON can hold.
+
+  Returns:
+    What it returned, in every process.
+
+  Raises:
+    Exception: the function's error in process 0, and in the others one of the
+      same message, so that none waits for another that has failed.
+  """
+  if jax.process_count() == 1:
+    return function()
+  error, message = None, b""
+  if is_leader():
+    try:
+      message = json.dumps({"result": function()}).encode()
+    except Exception as caught:  # Passed on to all, then raised again.
+      error = caught
+      message = json.dumps({"error": str(caught)}).encode()
+  size = multihost_utils.broadcast_one_to_all(np.int32(len(message)))
+  buffer = np.zeros(int(size), np.uint8)
+  if is_leader():
+    buffer[:] = np.frombuffer(message, np.uint8)
+  buffer = np.asarray(multihost_utils.broadcast_one_to_all(buffer))
+  answer = json.loads(buffer.astype(np.uint8).tobytes())
+  if error is not None:
+    raise error
+  if "error" in answer:
+    raise MultihostError(f"process 0 failed: {answer['error']}")
+  return answer["result"]
+
+
+def from_leader(tree: Any) -> Any:
+  """Returns process 0's nest of NumPy arrays in every process."""
+  if jax.process_count() == 1:
+    return tree
+  tree = multihost_utils.broadcast_one_to_all(tree)
+  return jax.tree.map(np.asarray, tree)
+
+
+def gather(tree: Any) -> Any:
+  """Joins every process's share of the examples, `[B / processes, ...]`."""
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.process_allgather(tree, tiled=True)
