@@ -192,7 +192,7 @@ class UsageError(Exception):
   """A flag or an argument is wrong."""
 
 
-def run(main: Callable[[], None]):
+def run(main: Callable[..., None], takes_arguments: bool = False):
   """Runs a program: flags, then `main`, errors as one line.
 
   Exit status 2 stands for wrong flags, 1 for a run that failed, and 128 plus
@@ -200,10 +200,15 @@ def run(main: Callable[[], None]):
 
   Args:
     main: the program.
+    takes_arguments: whether there are arguments beside flags; `main` is then
+      called with a list of them.
   """
   module = main.__module__
 
-  def guarded(_):
+  def guarded(argv):
+    arguments = argv[1:]
+    if arguments and not takes_arguments:
+      _exit(2, UsageError(f"{arguments[0]!r} is not a flag"))
     if not FLAGS["verbosity"].present:
       logging.set_verbosity(logging.WARNING)  # orbax tells much at INFO.
     try:
@@ -216,7 +221,10 @@ def run(main: Callable[[], None]):
         )
       if FLAGS.workdir is not None and is_leader():
         _check_workdir(FLAGS.workdir)
-      main()
+      if takes_arguments:
+        main(arguments)
+      else:
+        main()
     except (UsageError, training.CheckpointError) as error:
       _exit(2, error)
     except training.Interrupted as error:
@@ -395,8 +403,6 @@ def _parse(argv: list[str]) -> list[str]:
     saved = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
     if FLAGS.workdir and FLAGS.mode == "eval" and saved.is_file():
       left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
-    if len(left) > 1:
-      raise flags.Error(f"{left[1]!r} is not a flag")
   except (flags.Error, OSError) as error:
     _exit(2, error)
   if FLAGS.matmul_precision != "default":

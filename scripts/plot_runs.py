@@ -1,0 +1,60 @@
+"""Draws learning curves of several runs into one figure.
+
+  python -m scripts.plot_runs runs/demo/* --output=curves.png
+
+Runs whose flags differ in the seed alone become one curve, their mean, with
+the spread from the least to the most.
+"""
+
+import pathlib
+
+from absl import flags
+
+from rmc import training
+from scripts import common_flags, figures
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("output", "learning_curves.png", "The picture to write.")
+flags.DEFINE_string("metric", "accuracy", "Which figure of the reports.")
+
+
+def main(arguments: list[str]):
+  """Draws."""
+  workdirs = [pathlib.Path(path) for path in arguments]
+  if not workdirs:
+    raise common_flags.UsageError("name at least one directory of a run")
+  for workdir in workdirs:
+    if not training.read_metrics(workdir):
+      raise common_flags.UsageError(f"{workdir} has no report of a run")
+  groups = _group(workdirs)
+  with common_flags.usage_errors():
+    figures.learning_curves(groups, FLAGS.metric, FLAGS.output)
+  print(FLAGS.output)
+
+
+def _group(workdirs: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
+  """Groups runs by their flags, the seed aside.
+
+  Args:
+    workdirs: directories of runs.
+
+  Returns:
+    The directories of each group, by the flags in which the groups differ.
+  """
+  by_flags = {}
+  for workdir in workdirs:
+    path = workdir / "flags.txt"
+    lines = path.read_text().splitlines() if path.exists() else [str(workdir)]
+    key = tuple(line for line in lines if not line.startswith("--seed="))
+    by_flags.setdefault(key, []).append(workdir)
+  shared = set.intersection(*(set(key) for key in by_flags))
+  return {
+      " ".join(x.removeprefix("--") for x in key if x not in shared)
+      or group[0].name: group
+      for key, group in by_flags.items()
+  }
+
+
+if __name__ == "__main__":
+  common_flags.run(main, takes_arguments=True)
