@@ -27,13 +27,13 @@ def main(arguments: list[str]):
   for workdir in workdirs:
     if not training.read_metrics(workdir):
       raise common_flags.UsageError(f"{workdir} has no report of a run")
-  groups = _group(workdirs)
+  groups = group(workdirs)
   with common_flags.usage_errors():
     figures.learning_curves(groups, FLAGS.metric, FLAGS.output)
   print(FLAGS.output)
 
 
-def _group(workdirs: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
+def group(workdirs: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
   """Groups runs by their flags, the seed aside.
 
   Args:

@@ -1,0 +1,130 @@
+"""Pictures of runs, and the programs that make them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from scripts import figures
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def make_run(path, seed, accuracies, core="rmc"):
+  """Writes what the figures read of a run."""
+  path.mkdir(parents=True)
+  (path / "flags.txt").write_text(f"--core={core}\n--seed={seed}\n--steps=9\n")
+  lines = [
+      json.dumps({"step": 10 * (i + 1), "accuracy": accuracy})
+      for i, accuracy in enumerate(accuracies)
+  ]
+  (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+  return path
+
+
+def run(*arguments):
+  return subprocess.run(
+      [sys.executable, "-m", *map(str, arguments)],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+
+
+def test_curves_show_mean_and_spread(tmp_path, monkeypatch):
+  """The drawn data are the runs' mean, least and most at shared steps."""
+  drawn = {}
+
+  def save(figure, path, **kwargs):
+    del kwargs
+    (axes,) = figure.axes
+    (line, dotted) = axes.lines
+    drawn["line"] = line.get_xydata()
+    drawn["plateau"] = dotted.get_ydata()
+    (band,) = axes.collections
+    drawn["band"] = band.get_paths()[0].vertices
+    drawn["labels"] = [text.get_text() for text in axes.get_legend().texts]
+    pathlib.Path(path).touch()
+
+  monkeypatch.setattr(figures.Figure, "savefig", save)
+  runs = [
+      make_run(tmp_path / "a", 0, [0.2, 0.4, 0.9]),
+      make_run(tmp_path / "b", 1, [0.4, 0.8]),
+  ]
+  figures.learning_curves({"rmc": runs}, "accuracy", tmp_path / "c.png", 0.25)
+  np.testing.assert_allclose(drawn["line"], [[10, 0.3], [20, 0.6]])
+  assert drawn["plateau"] == [0.25, 0.25]
+  for point in ([10, 0.2], [10, 0.4], [20, 0.4], [20, 0.8]):
+    assert np.any(np.all(np.isclose(drawn["band"], point), axis=1))
+  assert drawn["labels"] == ["rmc (2 seeds)", "plateau"]
+
+
+def test_learning_curve_is_a_picture(tmp_path):
+  workdir = make_run(tmp_path / "a", 0, [0.2, 0.4])
+  figures.learning_curve(workdir, "accuracy")
+  assert (workdir / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_missing_metric(tmp_path):
+  workdir = make_run(tmp_path / "a", 0, [0.2])
+  with pytest.raises(ValueError, match="no report of 'loss'.*accuracy"):
+    figures.learning_curve(workdir, "loss")
+
+
+def test_plot_runs(tmp_path):
+  for seed in (0, 1):
+    make_run(tmp_path / f"rmc{seed}", seed, [0.2, 0.4])
+    make_run(tmp_path / f"lstm{seed}", seed, [0.2, 0.3], core="lstm")
+  output = tmp_path / "curves.png"
+  runs = sorted(p for p in tmp_path.iterdir() if p.is_dir())
+  result = run("scripts.plot_runs", *runs, f"--output={output}")
+  assert result.returncode == 0, result.stderr
+  assert output.read_bytes()[:4] == b"\x89PNG"
+
+  result = run("scripts.plot_runs", tmp_path / "nothing")
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert "nothing has no report" in result.stderr
+
+
+def test_plot_runs_groups_by_flags(tmp_path):
+  from scripts import plot_runs
+
+  runs = [
+      make_run(tmp_path / "a", 0, [0.2]),
+      make_run(tmp_path / "b", 1, [0.2]),
+      make_run(tmp_path / "c", 0, [0.2], core="lstm"),
+  ]
+  assert plot_runs.group(runs) == {
+      "core=rmc": runs[:2],
+      "core=lstm": runs[2:],
+  }
+  assert plot_runs.group(runs[:1]) == {"a": runs[:1]}
+
+
+def test_demo_refuses_wrong_flags(tmp_path):
+  result = run("scripts.demo", f"--demo_dir={tmp_path}", "--cores=gru")
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert "--cores=gru must be a list of ['lstm', 'rmc']" in result.stderr
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+  """The whole demo: the RMC learns what the LSTM does not."""
+  result = run("scripts.demo", f"--demo_dir={tmp_path}")
+  assert result.returncode == 0, result.stderr
+  summaries = {
+      core: json.loads((tmp_path / f"{core}_seed0/summary.json").read_text())
+      for core in ("rmc", "lstm")
+  }
+  assert summaries["rmc"]["eval_accuracy"] >= 0.9
+  assert abs(summaries["lstm"]["eval_accuracy"] - 2 / 3) < 0.02
+  assert summaries["lstm"]["parameters"] >= summaries["rmc"]["parameters"]
+  assert (tmp_path / "learning_curves.png").exists()
+  assert (tmp_path / "rmc_seed0/attention.png").exists()
+  assert "without comparing distances one reaches 0.667" in result.stdout
