@@ -147,7 +147,9 @@ def _running(lengths: jax.Array, num_steps: int) -> jax.Array:
         "lengths must be integers of shape [B], or a single one without a "
         f"batch, got {lengths.dtype} of shape {list(lengths.shape)}."
     )
-  steps = jnp.arange(num_steps, dtype=lengths.dtype)
+  # A small type, such as uint8, might hold all lengths but not all steps.
+  lengths = lengths.astype(jnp.int32)
+  steps = jnp.arange(num_steps, dtype=jnp.int32)
   return jnp.expand_dims(steps, range(1, 1 + lengths.ndim)) < lengths[None]
 
 
