@@ -652,8 +652,9 @@ def test_info_is_free():
   def of(take_step):
     return compiled(hk.without_apply_rng(hk.transform(take_step(sized))).apply)
 
-  def flops(program):
-    return program.cost_analysis()["flops"]
+  def costs(program):
+    analysis = program.cost_analysis()
+    return np.array([analysis["flops"], analysis["transcendentals"]])
 
   def num_outputs(program):
     layout = re.search(r"entry_computation_layout=.*->(.*)", program.as_text())
@@ -666,9 +667,9 @@ def test_info_is_free():
   )
   assert num_outputs(stripped) == num_outputs(called) == 2
   assert num_outputs(stepped) == 2 + 3
-  # A second look at the input's row alone would be a fifth more.
-  assert flops(called) == pytest.approx(flops(stripped), rel=0.01)
-  assert flops(stepped) == pytest.approx(flops(called), rel=0.01)
+  # To let the input's row attend, too, would be 7% more.
+  assert np.all(costs(called) <= 1.01 * costs(stripped))
+  assert np.all(costs(stepped) <= 1.01 * costs(called))
   assert called.memory_analysis().output_size_in_bytes == (
       stripped.memory_analysis().output_size_in_bytes
   )
