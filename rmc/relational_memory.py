@@ -313,6 +313,9 @@ class RelationalMemory(hk.RNNCore):
     info = StepInfo(input_gate, forget_gate, weights)
     return jax.lax.collapse(memory, 1), memory, info
 
+  # Transparent: Haiku would otherwise apply a mixed-precision policy to each of
+  # these methods, and cast what one hands to the next to the output type.
+  @hk.transparent
   def _attend(
       self, inputs: PrecomputedInputs, memory: jax.Array
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -344,6 +347,7 @@ class RelationalMemory(hk.RNNCore):
       weights.append(weight)
     return memory, tuple(weights)
 
+  @hk.transparent
   def _block(
       self,
       i: int,
@@ -362,6 +366,7 @@ class RelationalMemory(hk.RNNCore):
     rows = self._attention_norm[i](rows + attention)
     return self._mlp_norm[i](self._mlp(rows) + rows), weights
 
+  @hk.transparent
   def _split_heads(self, qkv: jax.Array) -> Sequence[jax.Array]:
     """Splits `[B, R, H * (2K + V)]` into query, key and value of each head."""
     qkv = jnp.reshape(qkv, (*qkv.shape[:-1], self._num_heads, -1))

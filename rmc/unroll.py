@@ -66,16 +66,21 @@ def unroll(
     ValueError: if the inputs have no steps or differ in their number, or if
       `lengths` or `should_reset` have a wrong shape or type.
   """
+  if should_reset is not None:
+    should_reset = jnp.asarray(should_reset)
   if not time_major:
     inputs = _swap_time(inputs)
     should_reset = _swap_time(should_reset)
   num_steps = _num_steps(inputs)
   reset_state = None
   if should_reset is not None:
-    should_reset = jnp.asarray(should_reset)
     _check_reset(should_reset, num_steps)
     batch_size = None if should_reset.ndim == 1 else should_reset.shape[1]
-    reset_state = core.initial_state(batch_size)
+    reset_state = jax.tree.map(
+        lambda x, state: x.astype(jnp.result_type(state)),
+        core.initial_state(batch_size),
+        initial_state,
+    )
   running = None
   if lengths is not None:
     running = _running(jnp.asarray(lengths), num_steps)  # [T, B]
@@ -147,7 +152,9 @@ def _running(lengths: jax.Array, num_steps: int) -> jax.Array:
         "lengths must be integers of shape [B], or a single one without a "
         f"batch, got {lengths.dtype} of shape {list(lengths.shape)}."
     )
-  steps = jnp.arange(num_steps, dtype=lengths.dtype)
+  # A small type, such as uint8, might hold all lengths but not all steps.
+  lengths = lengths.astype(jnp.int32)
+  steps = jnp.arange(num_steps, dtype=jnp.int32)
   return jnp.expand_dims(steps, range(1, 1 + lengths.ndim)) < lengths[None]
 
 
@@ -155,12 +162,13 @@ def _where(condition: jax.Array, x: Any, y: Any) -> Any:
   """Chooses between nests by a `[B]` condition on their first axes."""
 
   def choose(x, y):
-    if x.shape[: condition.ndim] != condition.shape:
-      raise ValueError(
-          "lengths and should_reset must have the batch axis of every state "
-          f"and output, got {list(condition.shape)} for one of shape "
-          f"{list(x.shape)}."
-      )
+    for shape in (x.shape, y.shape):
+      if shape[: condition.ndim] != condition.shape:
+        raise ValueError(
+            "lengths and should_reset must have the batch axis of every state "
+            f"and output, got {list(condition.shape)} for one of shape "
+            f"{list(shape)}."
+        )
     axes = range(condition.ndim, x.ndim)
     return jnp.where(jnp.expand_dims(condition, axes), x, y)
 

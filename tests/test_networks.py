@@ -1,0 +1,100 @@
+"""Networks around a core."""
+
+import json
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rmc
+from tests import make_param_tree
+from tests.small_cores import (
+  BATCH,
+  CASES,
+  apply,
+  assert_close,
+  draw_params,
+  jit,
+)
+
+DEFAULT = CASES["default"]
+STEPS = 3
+CORES = {"rmc": DEFAULT.core, "lstm": lambda: hk.LSTM(4)}
+
+
+def classify(core=DEFAULT.core, **kwargs):
+  return lambda inputs: rmc.SequenceClassifier(
+      core, 7, mlp_sizes=(6, 8), **kwargs
+  )(inputs)
+
+
+def test_parameters():
+  golden = json.loads(make_param_tree.PATH.read_text())
+  assert make_param_tree.of_classifier() == golden["sequence_classifier"]
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_classifier(core):
+  """The last output through an MLP with a last ReLU and a linear layer."""
+  inputs = DEFAULT.inputs(STEPS, BATCH)
+  params = draw_params(classify(CORES[core]), inputs)
+  logits = apply(classify(CORES[core]), params, inputs)
+  assert logits.shape == (BATCH, 7)
+  assert logits.dtype == np.float32
+
+  def last_output(inputs):
+    made = CORES[core]()
+    outputs, _ = hk.dynamic_unroll(made, inputs, made.initial_state(BATCH))
+    return outputs[-1]
+
+  prefix = "sequence_classifier/~/"
+  own = {name.removeprefix(prefix): value for name, value in params.items()}
+  assert all(name.startswith(prefix) for name in params)
+  hidden = np.asarray(apply(last_output, own, inputs))
+  for layer in ("mlp/~/linear_0", "mlp/~/linear_1"):
+    hidden = np.maximum(hidden @ own[layer]["w"] + own[layer]["b"], 0)
+  expected = hidden @ own["logits"]["w"] + own["logits"]["b"]
+  assert_close(np.asarray(logits), expected, atol=1e-5)
+
+
+def test_default_read_out():
+  """Four layers of 256, as in the paper."""
+
+  def fn(inputs):
+    return rmc.SequenceClassifier(DEFAULT.core, 7)(inputs)
+
+  shapes = make_param_tree.shapes(fn, DEFAULT.inputs(STEPS, BATCH))
+  biases = [
+      shapes[f"sequence_classifier/~/mlp/~/linear_{i}/b"] for i in range(4)
+  ]
+  assert biases == ["[256]"] * 4
+  assert "sequence_classifier/~/mlp/~/linear_4/b" not in shapes
+
+
+def test_gradients_reach_every_parameter():
+  inputs = DEFAULT.inputs(STEPS, 8)
+  params = draw_params(classify(), inputs)
+
+  def loss(params):
+    logits = hk.transform(classify()).apply(params, None, inputs)
+    return jnp.sum(jax.nn.log_softmax(logits)[:, 0])
+
+  for path, grad in jax.tree.leaves_with_path(jit(jax.grad(loss))(params)):
+    assert np.any(grad), path
+
+
+@pytest.mark.parametrize("options", [{"remat": True}, {"unroll": 2}], ids=str)
+def test_unroll_options(options):
+  """They reach `rmc.unroll` and change no number."""
+  inputs = DEFAULT.inputs(STEPS, BATCH)
+  params = draw_params(classify(), inputs)
+  with_options = classify(unroll_options=options)
+  assert_close(
+      apply(with_options, params, inputs), apply(classify(), params, inputs)
+  )
+  apply_fn = hk.without_apply_rng(hk.transform(with_options)).apply
+  jaxpr = str(jax.make_jaxpr(apply_fn)(params, inputs))
+  assert ("remat" in jaxpr or "checkpoint" in jaxpr) == ("remat" in options)
+  assert ("unroll=2" in jaxpr) == ("unroll" in options)
