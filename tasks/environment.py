@@ -136,6 +136,22 @@ class Environment(abc.ABC):
     return image
 
 
+def windows(rows: int, cols: int) -> np.ndarray:
+  """Returns the cells in the window of 5 x 5 round each cell of a board.
+
+  Args:
+    rows: rows of the board.
+    cols: columns of the board. Cells are counted row by row.
+
+  Returns:
+    int32 [rows * cols, 25], row by row; 0 for what is outside the board, so
+    that it looks like the cell in the top left corner, a wall.
+  """
+  cells = np.pad(np.arange(rows * cols).reshape(rows, cols), 2)
+  cells = np.lib.stride_tricks.sliding_window_view(cells, (5, 5))
+  return cells.reshape(rows * cols, 25).astype(np.int32)
+
+
 def sample_where(
     needed: jax.Array,
     sample: Callable[..., tuple[jax.Array, Any]],

@@ -114,13 +114,6 @@ def _spawn_tables() -> tuple[np.ndarray, np.ndarray]:
   return cells, counts
 
 
-def _window_table() -> np.ndarray:
-  """Returns the cells [285, 25] seen round each cell; 0, a wall, if outside."""
-  padded = np.pad(np.arange(_WALL.size).reshape(_WALL.shape), 2)
-  windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
-  return windows.reshape(_WALL.size, 25).astype(np.int32)
-
-
 def _next_cell_table() -> np.ndarray:
   """Returns the cell [285, 5] that each of pacman's actions leads to."""
   table = np.repeat(np.arange(_WALL.size, dtype=np.int32)[:, None], 5, axis=1)
@@ -133,7 +126,7 @@ def _next_cell_table() -> np.ndarray:
 
 _JUNCTIONS, _EXITS, _TURNS = _ghost_tables()
 _SPAWN_CELLS, _SPAWN_COUNTS = _spawn_tables()
-_WINDOWS = _window_table()
+_WINDOWS = environment.windows(_ROWS, _COLS)
 _NEXT_CELL = _next_cell_table()
 
 
