@@ -49,9 +49,9 @@ NUM_COLOURS = 20
 # Codes of a cell. A key has its colour added, and so have the two kinds of
 # lock: those on the way to the gem, and distractors.
 _EMPTY, _WALL, _GEM, _KEY = 0, 1, 2, 3
-_LOCK = _KEY + NUM_COLOURS
-_DISTRACTOR = _LOCK + NUM_COLOURS
-_AGENT = _DISTRACTOR + NUM_COLOURS
+LOCK = _KEY + NUM_COLOURS
+DISTRACTOR = LOCK + NUM_COLOURS
+_AGENT = DISTRACTOR + NUM_COLOURS
 
 _KEY_LETTERS = "abcdefghijklmnopqrst"
 _LETTERS = ".#*" + _KEY_LETTERS + 2 * _KEY_LETTERS.upper()
@@ -264,13 +264,13 @@ class BoxWorld(environment.Environment):
     # The wall keeps the agent from where this would be in the next row.
     beside = jnp.int32(grid[target + 1])
 
-    closed = beside >= _LOCK
+    closed = beside >= LOCK
     holds = state.held != _NOTHING
-    opens_box = holds & (code == _LOCK + state.held)
-    opens_distractor = holds & (code == _DISTRACTOR + state.held)
+    opens_box = holds & (code == LOCK + state.held)
+    opens_distractor = holds & (code == DISTRACTOR + state.held)
     opens = opens_box | opens_distractor
     takes_gem = (code == _GEM) & ~closed
-    takes_key = (code >= _KEY) & (code < _LOCK) & ~closed
+    takes_key = (code >= _KEY) & (code < LOCK) & ~closed
     enters = (code == _EMPTY) | opens | takes_gem | takes_key
 
     frame = state.frame + 1
@@ -373,7 +373,7 @@ class BoxWorld(environment.Environment):
         _KEY + colours[:1],
         jnp.where(boxes == length - 1, _GEM, _KEY + colours[boxes + 1]),
     ]
-    lock = [jnp.zeros([1], jnp.int32), _LOCK + colours[boxes]]
+    lock = [jnp.zeros([1], jnp.int32), LOCK + colours[boxes]]
     if branches:
       roots = jax.random.uniform(root_key, [branches, 1])
       roots = jnp.int32(roots * jnp.float32(length))
@@ -388,7 +388,7 @@ class BoxWorld(environment.Environment):
           jnp.repeat(jnp.arange(branches) < forward, branch_length)
       )
       content.append((_KEY + keys[:, 1:]).reshape(-1))
-      lock.append((_DISTRACTOR + keys[:, :-1]).reshape(-1))
+      lock.append((DISTRACTOR + keys[:, :-1]).reshape(-1))
     return (
         jnp.concatenate(exists),
         jnp.concatenate(content).astype(jnp.uint8),
@@ -439,17 +439,20 @@ class BoxWorld(environment.Environment):
     return "\n".join("".join(row) for row in text)
 
   @staticmethod
-  def parse(text: str, key: jax.Array | None = None) -> State:
+  def parse(
+      text: str,
+      key: jax.Array | None = None,
+      distractors: Sequence[tuple[int, int]] | None = None,
+  ) -> State:
     """Reads a level, or a position, from text.
-
-    Which boxes are distractors is not written down: all that are not on the
-    way back from the gem, from a lock to the boxes that hold its key, and on
-    until that key is loose or in the hand.
 
     Args:
       text: lines of text, see the module; blank space round it is ignored.
       key: random key for the episodes that follow; `jax.random.PRNGKey(0)` if
         None.
+      distractors: (row, column) of the locks of distractor boxes. By default
+        all but those on the way back from the gem: its own lock, locks of boxes
+        that hold the key to that one, and so on.
 
     Returns:
       The first state of an episode that begins so. `step` goes on from it, and
@@ -457,7 +460,8 @@ class BoxWorld(environment.Environment):
 
     Raises:
       ValueError: if the text is not a walled square of known characters with
-        one agent, one gem and a key or the gem to the left of every lock.
+        one agent, one gem and a key or the gem to the left of every lock; or
+        if a distractor is no lock.
     """
     rows = text.split()
     side = len(rows)
@@ -496,21 +500,21 @@ class BoxWorld(environment.Environment):
               f"got {content!r}"
           )
         boxes[cell] = content
-    loose = {corner} | {
-        letter
-        for cell, letter in enumerate(letters)
-        if letter.islower() and cell + 1 not in boxes
-    }
-    path, wanted = set(), ["*"]
-    while wanted:
-      content = wanted.pop()
-      for cell, inside in boxes.items():
-        if inside == content and content not in loose and cell not in path:
-          path.add(cell)
-          wanted.append(letters[cell].lower())
+    if distractors is None:
+      way, useful = set(), {"*"}
+      while locks := {c for c in boxes if boxes[c] in useful} - way:
+        way |= locks
+        useful |= {letters[cell].lower() for cell in locks}
+      ends = boxes.keys() - way
+    else:
+      ends = {row * side + col for row, col in distractors}
+      if not ends <= boxes.keys():
+        raise ValueError(
+            f"distractors must be cells of locks, got {distractors!r}"
+        )
 
     grid = [_CODES.get(letter, _EMPTY) for letter in letters]
-    for cell in boxes.keys() - path:
+    for cell in ends:
       grid[cell] += NUM_COLOURS
     return _first_state(
         jax.random.PRNGKey(0) if key is None else key,

@@ -76,18 +76,23 @@ def first_episodes(env, policy, num_episodes, key):
     )
 
 
-def assert_same_mean(values, mean, error, rounding=0.0):
+def assert_same_mean(values, mean, error=None, size=None, rounding=0.0):
   """Asserts that two means are within four errors of their difference.
 
   Args:
     values: the sample of the one mean.
     mean: the other.
-    error: the other's standard error; None to take it for equally good.
+    error: the other's standard error.
+    size: if the error is not known, the other's number of values, which are
+      taken to vary as much as the sample.
     rounding: half of the last digit in which `mean` is given.
   """
   values = np.asarray(values, np.float64)
-  own = values.std(ddof=1) / math.sqrt(values.size)
-  bound = 4 * math.hypot(own, own if error is None else error) + rounding
+  deviation = values.std(ddof=1)
+  own = deviation / math.sqrt(values.size)
+  if error is None:
+    error = deviation / math.sqrt(size)
+  bound = 4 * math.hypot(own, error) + rounding
   difference = abs(values.mean() - mean)
   assert difference <= bound, (
       f"mean {values.mean():.4f} +- {own:.4f} of {values.size} is "
