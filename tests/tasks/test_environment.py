@@ -181,7 +181,9 @@ def test_sample_where_draws_for_each_row_what_it_would_alone():
   jax.tree.map(np.testing.assert_array_equal, twice, jax.tree.map(fold, drawn))
 
 
-@pytest.mark.parametrize("number, draws", [(0, 0), (1, 62), (62, 62), (63, 124)])
+@pytest.mark.parametrize(
+    "number, draws", [(0, 0), (1, 62), (62, 62), (63, 124)]
+)
 def test_sample_where_draws_no_more_than_is_needed(number, draws):
   batch, calls = 1000, []
   sample = halving(calls)
