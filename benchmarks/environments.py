@@ -82,7 +82,7 @@ def _chunks(needed, sample, key, arguments, otherwise):
         operands,
         tuple(in_batched),
     )
-    size = min(axis_size, 32)
+    size = math.gcd(axis_size, 32)
     chunks = jax.tree.map(
         lambda x: x.reshape(axis_size // size, size, *x.shape[1:]), operands
     )

@@ -165,16 +165,23 @@ def sample_where(
   times where nothing is needed. `jax.vmap` of such a loop would draw for the
   whole batch as often as any example needs it. So under `jax.vmap` each round
   gathers the first C examples that still wait, draws for those alone, and
-  scatters what was accepted, until no example waits; C is a sixteenth of the
-  batch, at least 32. Every example gets what it would get alone: its samples
-  depend on its own key and attempt number.
+  scatters what was accepted, until no example waits; C is 1/128 of the batch,
+  at least 32. Every example gets what it would get alone: its samples depend on
+  its own key and attempt number.
 
-  Measured on two CPU cores with 1,024 BoxWorld environments under uniform
-  actions (`benchmarks/environments.py --resets`), see the figures there: a
-  draw for every example is dozens of times slower than this, and a draw for
-  the whole batch, or for each fixed chunk of it, on the steps where anything
-  in it ended is slower too, since with episodes of about 120 steps some
-  example of nearly every batch has just ended.
+  This was chosen by measurement, with `python -m benchmarks.environments
+  --resets`. On two CPU cores, 1,024 BoxWorld environments under uniform actions
+  took at least four times as many steps a second as when the whole batch, or a
+  fixed chunk of 32, draws once anything in it needs to (with episodes of 120
+  steps something in a batch ends at nearly every step), and over ten times as
+  many as when all draw at every step. Of the values of C tried, 16 to 128 for
+  1,024 and 32 to 1,024 for 8,192, 32 was the fastest; a larger C for a much
+  larger batch keeps the rounds few, which follow one another. A pool of ready
+  levels was not built: it would save the few draws that are left, for memory
+  and a choice of how much to draw ahead.
+
+  With a batch that `jax.jit` shards over devices, rows would be gathered across
+  them; under `jax.pmap` each device draws for its own.
 
   Args:
     needed: bool [], whether a sample is needed.
@@ -212,7 +219,7 @@ def sample_where(
         operands,
         tuple(in_batched),
     )
-    chunk = min(axis_size, max(32, axis_size // 16))
+    chunk = min(axis_size, max(32, axis_size // 128))
 
     def attempt(carry):
       number, waiting, values = carry
