@@ -367,7 +367,7 @@ class MiniPacman(environment.Environment):
     """See `Environment.step`; actions are those of `ACTIONS`."""
     rules = self.rules
     restart = state.step_type == environment.StepType.LAST
-    # One step begins one level at most, so these share a key.
+    # Of the levels that a step may begin one is kept, so they share a key.
     key, ghost_key, level_key = jax.random.split(state.key, 3)
     state = state._replace(
         key=key,

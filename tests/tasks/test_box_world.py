@@ -93,7 +93,7 @@ def test_recorded_episodes():
     held = [None if h < 0 else "abcdefghijklmnopqrst"[h] for h in state.held]
     assert held == episode["held"]
     rows = env.to_text(index(state, -1)).split()
-    assert rows[0][0] == episode["final_held"] or "#"
+    assert rows[0][0] == (episode["final_held"] or "#")
     rows[0] = "#" + rows[0][1:]
     assert rows == episode["final_grid"]
 

@@ -102,7 +102,9 @@ def index(tree, i):
   return jax.tree.map(lambda x: x[i], tree)
 
 
-@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize(
+    "batched", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_recorded_transitions(batched):
   groups = collections.defaultdict(list)
   for record in transitions():
@@ -192,6 +194,13 @@ def test_level_that_ends_by_its_timer_is_still_shown(encoding):
 EMPTY = tuple(row.replace(".", "-") for row in mini_pacman.MAZE)
 
 
+@functools.cache
+def stepper(mode, ghosts_move, frame_cap):
+  """Returns the compiled step of an environment."""
+  rules = certain_rules(mode, ghosts_move, frame_cap=frame_cap)
+  return jax.jit(mini_pacman.MiniPacman(rules).step)
+
+
 def step(mode, action, ghosts_move=0, frame_cap=3000, **changes):
   """Takes a step from a hand-made state, with pacman at (1, 1) and no food
   but far away.
@@ -209,10 +218,9 @@ def step(mode, action, ghosts_move=0, frame_cap=3000, **changes):
       "food": food,
       **changes,
   }
-  env = mini_pacman.MiniPacman(
-      certain_rules(mode, ghosts_move, frame_cap=frame_cap)
+  state, timestep = stepper(mode, ghosts_move, frame_cap)(
+      make_state(record), action
   )
-  state, timestep = jax.jit(env.step)(make_state(record), action)
   return describe(state), float(timestep.reward), timestep
 
 
@@ -441,7 +449,7 @@ def test_statistics_of_random_play(mode, reward, length):
 @pytest.mark.parametrize(
     "mode, start_level, reward, length",
     [
-        ("regular", 1, 1.03, (76.4, 2.7)),
+        slow("regular", 1, 1.03, (76.4, 2.7)),
         slow("regular", 2, 1.03, (64.1, 2.6)),
         slow("regular", 3, 1.03, (30.6, 0.8)),
         slow("regular", 5, 1.03, (18.5, 0.3)),
