@@ -22,6 +22,12 @@ _TRAIN = [
     "tqdm",
 ]
 _FIGURES = ["matplotlib>=3.9"]
+_ENVS = [
+    "absl-py",
+    "dm-env>=1.6",
+    "gymnasium>=1.1",
+    "pillow",
+]
 
 setuptools.setup(
     name="rmc",
@@ -47,6 +53,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.8"],
         "train": _TRAIN,
         "figures": _FIGURES,
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff"],
+        "envs": _ENVS,
+        "test": [*_ENVS, "pytest>=8", "pytest-xdist>=3.6", "ruff"],
     },
 )
