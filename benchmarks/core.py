@@ -25,16 +25,14 @@ import math
 import sys
 from typing import Any, NamedTuple
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import haiku as hk
 import jax
 from jax.extend import core as jax_core
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import reference
-from benchmarks import timing
+from benchmarks import reference, timing
 import rmc
 
 
@@ -166,7 +164,7 @@ class _Product(NamedTuple):
 
 
 def _products(jaxpr: jax_core.Jaxpr, times: int = 1) -> Counter[_Product]:
-  """Counts the dot products of a program, those of a loop once for each turn."""
+  """Counts the dot products of a program, in a loop once for each turn."""
   products = Counter()
   for equation in jaxpr.eqns:
     if equation.primitive.name == "dot_general":
