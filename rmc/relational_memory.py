@@ -26,15 +26,16 @@ class PrecomputedInputs(NamedTuple):
 
   Attributes:
     rows: the input projected to the width of a slot, `[B, n, F]`.
-    qkv: queries, keys and values of these rows in the first block,
-      `[B, n, H * (2K + V)]`.
-    gates: the input's share of the gates before the sigmoid, `[B, 2G]`; None
-      without gates.
+    heads: queries, keys and values of these rows in the first block,
+      `[B, H, n, K]`, `[B, H, n, K]` and `[B, H, n, V]`.
+    gates: the input's share of the input and of the forget gate before the
+      sigmoid, `[B, G]` each; None without gates. They are apart because XLA
+      does not vectorise a split of what a loop slices out of its inputs.
   """
 
   rows: jax.Array
-  qkv: jax.Array
-  gates: jax.Array | None
+  heads: Sequence[jax.Array]
+  gates: Sequence[jax.Array] | None
 
 
 class StepInfo(NamedTuple):
@@ -262,11 +263,11 @@ class RelationalMemory(hk.RNNCore):
       shape = (shape[0], 1, *shape[1:])
     inputs = jnp.reshape(inputs, (*shape[:2], -1))  # [B, n, D]
     rows = self._input_projection(inputs)  # [B, n, F]
-    qkv = self._qkv_norm[0](self._qkv[0](rows))  # [B, n, H * (2K + V)]
     gates = None
     if self._has_gates:
       gates = self._input_gates(jax.lax.collapse(rows, 1))  # [B, 2G]
-    return PrecomputedInputs(rows, qkv, gates)
+      gates = jnp.split(gates, 2, axis=-1)  # [B, G] each
+    return PrecomputedInputs(rows, self._project(0, rows), gates)
 
   def advance(
       self, precomputed: PrecomputedInputs, memory: jax.Array
@@ -305,8 +306,12 @@ class RelationalMemory(hk.RNNCore):
       info = StepInfo(None, None, weights)
       return jax.lax.collapse(attended, 1), attended, info
     gates = self._memory_gates(jnp.tanh(memory))  # [B, N, 2G]
-    gates += inputs.gates[:, None]
-    input_gate, forget_gate = jnp.split(gates, 2, axis=-1)  # [B, N, G]
+    input_gate, forget_gate = (
+        gate + share[:, None]
+        for gate, share in zip(
+            jnp.split(gates, 2, axis=-1), inputs.gates, strict=True
+        )
+    )  # [B, N, G]
     input_gate = jax.nn.sigmoid(input_gate + self._input_bias)
     forget_gate = jax.nn.sigmoid(forget_gate + self._forget_bias)
     memory = input_gate * jnp.tanh(attended) + forget_gate * memory
@@ -328,21 +333,24 @@ class RelationalMemory(hk.RNNCore):
     Returns:
       The attended memory, `[B, N, F]`, and each block's attention weights.
     """
-    rows, qkv, weights = inputs.rows, inputs.qkv, []
+    rows, heads, weights = inputs.rows, inputs.heads, []
     for i in range(len(self._qkv)):
-      if i > 0:
-        qkv = self._qkv_norm[i](self._qkv[i](rows))
-      query, key, value = self._split_heads(qkv)  # [B, n, H, K], K, V
-      memory_query, memory_key, memory_value = self._split_heads(
-          self._qkv_norm[i](self._qkv[i](memory))
-      )  # [B, N, H, K], K, V
-      keys = jnp.concatenate([memory_key, key], axis=1)  # [B, N + n, H, K]
-      values = jnp.concatenate([memory_value, value], axis=1)
+      query, key, value = heads if i == 0 else self._project(i, rows)
+      memory_query, memory_key, memory_value = self._project(i, memory)
+      keys = jnp.concatenate([memory_key, key], axis=2)  # [B, H, N + n, K]
+      values = jnp.concatenate([memory_value, value], axis=2)
       if i + 1 < len(self._qkv):
         rows, _ = self._block(i, rows, query, keys, values)
       memory, weight = self._block(i, memory, memory_query, keys, values)
       weights.append(weight)
     return memory, tuple(weights)
+
+  def _project(self, i: int, rows: jax.Array) -> Sequence[jax.Array]:
+    """Returns queries, keys and values of R rows, `[B, H, R, K or V]`."""
+    qkv = self._qkv_norm[i](self._qkv[i](rows))  # [B, R, H * (2K + V)]
+    qkv = jnp.reshape(qkv, (*rows.shape[:2], self._num_heads, -1))
+    qkv = jnp.swapaxes(qkv, 1, 2)  # [B, H, R, 2K + V]
+    return jnp.split(qkv, [self._key_size, 2 * self._key_size], axis=-1)
 
   def _block(
       self,
@@ -353,19 +361,12 @@ class RelationalMemory(hk.RNNCore):
       values: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
     """Updates R rows by attention over all rows and the row-wise MLP."""
-    logits = jnp.einsum(
-        "bqhk,brhk->bhqr", query * self._key_size**-0.5, keys
-    )
-    weights = jax.nn.softmax(logits)  # [B, H, R, N + n]
-    attention = jnp.einsum("bhqr,brhv->bqhv", weights, values)
+    query *= self._key_size**-0.5
+    weights = jax.nn.softmax(query @ jnp.swapaxes(keys, 2, 3))
+    attention = jnp.swapaxes(weights @ values, 1, 2)  # [B, R, H, V]
     attention = jnp.reshape(attention, rows.shape)  # [B, R, F]
     rows = self._attention_norm[i](rows + attention)
     return self._mlp_norm[i](self._mlp(rows) + rows), weights
-
-  def _split_heads(self, qkv: jax.Array) -> Sequence[jax.Array]:
-    """Splits `[B, R, H * (2K + V)]` into query, key and value of each head."""
-    qkv = jnp.reshape(qkv, (*qkv.shape[:-1], self._num_heads, -1))
-    return jnp.split(qkv, [self._key_size, 2 * self._key_size], axis=-1)
 
   def _check_memory(self, memory: jax.Array):
     slots = (self._mem_slots, self._mem_size)
