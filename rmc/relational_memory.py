@@ -262,7 +262,7 @@ class RelationalMemory(hk.RNNCore):
     if not treat_input_as_matrix:
       shape = (shape[0], 1, *shape[1:])
     inputs = jnp.reshape(inputs, (*shape[:2], -1))  # [B, n, D]
-    rows = self._input_projection(inputs)  # [B, n, F]
+    rows = _by_row(self._input_projection, inputs)  # [B, n, F]
     gates = None
     if self._has_gates:
       gates = self._input_gates(jax.lax.collapse(rows, 1))  # [B, 2G]
@@ -305,13 +305,11 @@ class RelationalMemory(hk.RNNCore):
     if not self._has_gates:
       info = StepInfo(None, None, weights)
       return jax.lax.collapse(attended, 1), attended, info
-    gates = self._memory_gates(jnp.tanh(memory))  # [B, N, 2G]
-    input_gate, forget_gate = (
-        gate + share[:, None]
-        for gate, share in zip(
-            jnp.split(gates, 2, axis=-1), inputs.gates, strict=True
-        )
-    )  # [B, N, G]
+    gates = _by_row(self._memory_gates, jnp.tanh(memory))  # [B, N, 2G]
+    input_gate, forget_gate = jnp.split(gates, 2, axis=-1)  # [B, N, G]
+    input_share, forget_share = inputs.gates
+    input_gate += input_share[:, None]
+    forget_gate += forget_share[:, None]
     input_gate = jax.nn.sigmoid(input_gate + self._input_bias)
     forget_gate = jax.nn.sigmoid(forget_gate + self._forget_bias)
     memory = input_gate * jnp.tanh(attended) + forget_gate * memory
@@ -347,7 +345,8 @@ class RelationalMemory(hk.RNNCore):
 
   def _project(self, i: int, rows: jax.Array) -> Sequence[jax.Array]:
     """Returns queries, keys and values of R rows, `[B, H, R, K or V]`."""
-    qkv = self._qkv_norm[i](self._qkv[i](rows))  # [B, R, H * (2K + V)]
+    qkv = _by_row(self._qkv[i], rows)  # [B, R, H * (2K + V)]
+    qkv = self._qkv_norm[i](qkv)
     qkv = jnp.reshape(qkv, (*rows.shape[:2], self._num_heads, -1))
     qkv = jnp.swapaxes(qkv, 1, 2)  # [B, H, R, 2K + V]
     return jnp.split(qkv, [self._key_size, 2 * self._key_size], axis=-1)
@@ -366,7 +365,7 @@ class RelationalMemory(hk.RNNCore):
     attention = jnp.swapaxes(weights @ values, 1, 2)  # [B, R, H, V]
     attention = jnp.reshape(attention, rows.shape)  # [B, R, F]
     rows = self._attention_norm[i](rows + attention)
-    return self._mlp_norm[i](self._mlp(rows) + rows), weights
+    return self._mlp_norm[i](_by_row(self._mlp, rows) + rows), weights
 
   def _check_memory(self, memory: jax.Array):
     slots = (self._mem_slots, self._mem_size)
@@ -403,6 +402,15 @@ def _layer_norm(name: str) -> hk.LayerNorm:
   return hk.LayerNorm(
       axis=-1, create_scale=True, create_offset=True, eps=1e-5, name=name
   )
+
+
+def _by_row(layer: hk.SupportsCall, rows: jax.Array) -> jax.Array:
+  """Applies a layer to rows `[B, R, ...]` as to one matrix `[B * R, ...]`.
+
+  The result is the same either way, but the gradient of a weight is then one
+  plain matrix product, which XLA on CPU needs no transposed copy for.
+  """
+  return hk.BatchApply(layer)(rows)
 
 
 def _without_batch(nest):
