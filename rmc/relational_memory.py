@@ -12,6 +12,7 @@ Glossary of shapes:
 """
 
 from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 import haiku as hk
@@ -26,15 +27,16 @@ class PrecomputedInputs(NamedTuple):
 
   Attributes:
     rows: the input projected to the width of a slot, `[B, n, F]`.
-    qkv: queries, keys and values of these rows in the first block,
-      `[B, n, H * (2K + V)]`.
-    gates: the input's share of the gates before the sigmoid, `[B, 2G]`; None
-      without gates.
+    heads: queries, keys and values of these rows in the first block,
+      `[B, H, n, K]`, `[B, H, n, K]` and `[B, H, n, V]`.
+    gates: the input's share of the input and of the forget gate before the
+      sigmoid, `[B, G]` each; None without gates. They are apart because XLA
+      does not vectorise a split of what a loop slices out of its inputs.
   """
 
   rows: jax.Array
-  qkv: jax.Array
-  gates: jax.Array | None
+  heads: Sequence[jax.Array]
+  gates: Sequence[jax.Array] | None
 
 
 class StepInfo(NamedTuple):
@@ -260,13 +262,14 @@ class RelationalMemory(hk.RNNCore):
     shape = inputs.shape
     if not treat_input_as_matrix:
       shape = (shape[0], 1, *shape[1:])
-    inputs = jnp.reshape(inputs, (*shape[:2], -1))  # [B, n, D]
-    rows = self._input_projection(inputs)  # [B, n, F]
-    qkv = self._qkv_norm[0](self._qkv[0](rows))  # [B, n, H * (2K + V)]
+    shape = (*shape[:2], math.prod(shape[2:]))
+    inputs = jnp.reshape(inputs, shape)  # [B, n, D]
+    rows = _by_row(self._input_projection, inputs)  # [B, n, F]
     gates = None
     if self._has_gates:
       gates = self._input_gates(jax.lax.collapse(rows, 1))  # [B, 2G]
-    return PrecomputedInputs(rows, qkv, gates)
+      gates = jnp.split(gates, 2, axis=-1)  # [B, G] each
+    return PrecomputedInputs(rows, self._project(0, rows), gates)
 
   def advance(
       self, precomputed: PrecomputedInputs, memory: jax.Array
@@ -304,9 +307,11 @@ class RelationalMemory(hk.RNNCore):
     if not self._has_gates:
       info = StepInfo(None, None, weights)
       return jax.lax.collapse(attended, 1), attended, info
-    gates = self._memory_gates(jnp.tanh(memory))  # [B, N, 2G]
-    gates += inputs.gates[:, None]
+    gates = _by_row(self._memory_gates, jnp.tanh(memory))  # [B, N, 2G]
     input_gate, forget_gate = jnp.split(gates, 2, axis=-1)  # [B, N, G]
+    input_share, forget_share = inputs.gates
+    input_gate += input_share[:, None]
+    forget_gate += forget_share[:, None]
     input_gate = jax.nn.sigmoid(input_gate + self._input_bias)
     forget_gate = jax.nn.sigmoid(forget_gate + self._forget_bias)
     memory = input_gate * jnp.tanh(attended) + forget_gate * memory
@@ -331,21 +336,27 @@ class RelationalMemory(hk.RNNCore):
     Returns:
       The attended memory, `[B, N, F]`, and each block's attention weights.
     """
-    rows, qkv, weights = inputs.rows, inputs.qkv, []
+    rows, heads, weights = inputs.rows, inputs.heads, []
     for i in range(len(self._qkv)):
-      if i > 0:
-        qkv = self._qkv_norm[i](self._qkv[i](rows))
-      query, key, value = self._split_heads(qkv)  # [B, n, H, K], K, V
-      memory_query, memory_key, memory_value = self._split_heads(
-          self._qkv_norm[i](self._qkv[i](memory))
-      )  # [B, N, H, K], K, V
-      keys = jnp.concatenate([memory_key, key], axis=1)  # [B, N + n, H, K]
-      values = jnp.concatenate([memory_value, value], axis=1)
+      query, key, value = heads if i == 0 else self._project(i, rows)
+      memory_query, memory_key, memory_value = self._project(i, memory)
+      keys = jnp.concatenate([memory_key, key], axis=2)  # [B, H, N + n, K]
+      values = jnp.concatenate([memory_value, value], axis=2)
       if i + 1 < len(self._qkv):
         rows, _ = self._block(i, rows, query, keys, values)
       memory, weight = self._block(i, memory, memory_query, keys, values)
       weights.append(weight)
     return memory, tuple(weights)
+
+  @hk.transparent
+  def _project(self, i: int, rows: jax.Array) -> Sequence[jax.Array]:
+    """Returns queries, keys and values of R rows, `[B, H, R, K or V]`."""
+    qkv = _by_row(self._qkv[i], rows)  # [B, R, H * (2K + V)]
+    qkv = self._qkv_norm[i](qkv)
+    head_shape = (self._num_heads, qkv.shape[-1] // self._num_heads)
+    qkv = jnp.reshape(qkv, (*rows.shape[:2], *head_shape))
+    qkv = jnp.swapaxes(qkv, 1, 2)  # [B, H, R, 2K + V]
+    return jnp.split(qkv, [self._key_size, 2 * self._key_size], axis=-1)
 
   @hk.transparent
   def _block(
@@ -357,20 +368,12 @@ class RelationalMemory(hk.RNNCore):
       values: jax.Array,
   ) -> tuple[jax.Array, jax.Array]:
     """Updates R rows by attention over all rows and the row-wise MLP."""
-    logits = jnp.einsum(
-        "bqhk,brhk->bhqr", query * self._key_size**-0.5, keys
-    )
-    weights = jax.nn.softmax(logits)  # [B, H, R, N + n]
-    attention = jnp.einsum("bhqr,brhv->bqhv", weights, values)
+    query *= self._key_size**-0.5
+    weights = jax.nn.softmax(query @ jnp.swapaxes(keys, 2, 3))
+    attention = jnp.swapaxes(weights @ values, 1, 2)  # [B, R, H, V]
     attention = jnp.reshape(attention, rows.shape)  # [B, R, F]
     rows = self._attention_norm[i](rows + attention)
-    return self._mlp_norm[i](self._mlp(rows) + rows), weights
-
-  @hk.transparent
-  def _split_heads(self, qkv: jax.Array) -> Sequence[jax.Array]:
-    """Splits `[B, R, H * (2K + V)]` into query, key and value of each head."""
-    qkv = jnp.reshape(qkv, (*qkv.shape[:-1], self._num_heads, -1))
-    return jnp.split(qkv, [self._key_size, 2 * self._key_size], axis=-1)
+    return self._mlp_norm[i](_by_row(self._mlp, rows) + rows), weights
 
   def _check_memory(self, memory: jax.Array):
     slots = (self._mem_slots, self._mem_size)
@@ -379,6 +382,10 @@ class RelationalMemory(hk.RNNCore):
           f"memory must have shape [B, {slots[0]}, {slots[1]}], or "
           f"[{slots[0]}, {slots[1]}] without a batch (mem_slots, num_heads * "
           f"head_size), got {list(memory.shape)}."
+      )
+    if not jnp.issubdtype(memory.dtype, jnp.floating):
+      raise ValueError(
+          f"memory must be of a floating type, got {memory.dtype}."
       )
 
 
@@ -407,6 +414,15 @@ def _layer_norm(name: str) -> hk.LayerNorm:
   return hk.LayerNorm(
       axis=-1, create_scale=True, create_offset=True, eps=1e-5, name=name
   )
+
+
+def _by_row(layer: hk.SupportsCall, rows: jax.Array) -> jax.Array:
+  """Applies a layer to rows `[B, R, ...]` as to one matrix `[B * R, ...]`.
+
+  The result is the same either way, but the gradient of a weight is then one
+  plain matrix product, which XLA on CPU needs no transposed copy for.
+  """
+  return hk.BatchApply(layer)(rows)
 
 
 def _without_batch(nest):

@@ -899,3 +899,17 @@ def test_no_tracer_leaks(unroll):
 def test_cases_are_all_small():
   """Compile times of everything here grow with these."""
   assert all(max(c.input_shape) <= 5 for c in small_cores.CASES.values())
+
+
+def test_empty_batch():
+  params = DEFAULT.params()
+  output, memory = apply(
+      call(DEFAULT), params, DEFAULT.inputs(0), DEFAULT.memory(0)
+  )
+  assert output.shape == (0, memory.shape[1] * memory.shape[2])
+
+
+def test_integer_memory():
+  memory = DEFAULT.memory(BATCH).astype(np.int32)
+  with pytest.raises(ValueError, match="memory .* floating type, got int32"):
+    apply(call(DEFAULT), DEFAULT.params(), DEFAULT.inputs(BATCH), memory)
