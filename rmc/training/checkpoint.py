@@ -200,7 +200,8 @@ def _read(directory: pathlib.Path) -> Any:
 
 def _signed(meta: dict[str, Any], params: str, rest: str) -> dict[str, Any]:
   """Returns a JSON object with the digests of all parts of a checkpoint."""
-  signed = {"meta": json.loads(json.dumps(meta)), "params": params, "rest": rest}
+  meta = json.loads(json.dumps(meta))
+  signed = {"meta": meta, "params": params, "rest": rest}
   text = json.dumps(signed, sort_keys=True).encode()
   return signed | {"digest": hashlib.blake2b(text, digest_size=16).hexdigest()}
 
