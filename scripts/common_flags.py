@@ -16,6 +16,7 @@ import tabulate
 
 import rmc
 from rmc import training
+from rmc.training import multihost
 
 FLAGS = flags.FLAGS
 
@@ -214,8 +215,8 @@ def run(main: Callable[[], None]):
             FLAGS.process_id,
             FLAGS.coordinator_timeout,
         )
-      if FLAGS.workdir is not None and is_leader():
-        _check_workdir(FLAGS.workdir)
+      if FLAGS.workdir is not None:
+        multihost.on_leader(_check_workdir)
       main()
     except (UsageError, training.CheckpointError) as error:
       _exit(2, error)
@@ -374,17 +375,26 @@ def train_or_evaluate(
 
 
 def _evaluate(init, evaluate) -> dict[str, float]:
-  """Evaluates the newest checkpoint."""
-  with contextlib.closing(training.Checkpointer(FLAGS.workdir)) as reader:
-    restored = reader.restore(training.to_numpy(init()))
-  if restored is None:
-    raise UsageError(
-        f"--mode=eval needs a checkpoint, and --workdir={FLAGS.workdir} has "
-        "none"
-    )
-  state, _ = restored
+  """Evaluates the newest checkpoint; process 0 alone reads it."""
+  state = training.to_numpy(init())
+
+  def restore():
+    nonlocal state
+    reader = training.Checkpointer(FLAGS.workdir, read_only=True)
+    with contextlib.closing(reader):
+      restored = reader.restore(state)
+    if restored is None:
+      raise UsageError(
+          f"--mode=eval needs a checkpoint, and --workdir={FLAGS.workdir} has "
+          "none"
+      )
+    state = restored[0]
+
+  multihost.on_leader(restore)
+  state = multihost.from_leader(state)
   figures = {"step": int(state.step)} | evaluate(state)
-  print(json.dumps(figures))
+  if is_leader():
+    print(json.dumps(figures))
   return figures
 
 
@@ -418,13 +428,16 @@ def _flags_of_run() -> dict[str, flags.Flag]:
   }
 
 
-def _check_workdir(workdir: str):
-  """Raises a UsageError unless files can be made there."""
+def _check_workdir():
+  """Raises a UsageError unless --workdir can be used."""
+  workdir = FLAGS.workdir
   if "://" in workdir:
     raise UsageError(
         f"--workdir={workdir} must be a directory of a mounted file system; "
         "an object store can be mounted, or copied to afterwards"
     )
+  if FLAGS.mode == "eval":  # Which writes nothing.
+    return
   path = pathlib.Path(workdir)
   try:
     path.mkdir(parents=True, exist_ok=True)
