@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -16,6 +17,7 @@ import tabulate
 
 import rmc
 from rmc import training
+from rmc.training import multihost
 
 FLAGS = flags.FLAGS
 
@@ -159,8 +161,22 @@ flags.DEFINE_integer(
     "unroll", 1, "Steps that the compiled loop takes at a time.", lower_bound=1
 )
 
+for _name in (
+    "learning_rate",
+    "lr_decay_rate",
+    "min_learning_rate",
+    "max_grad_norm",
+    "forget_bias",
+    "input_bias",
+):
+  flags.register_validator(_name, math.isfinite, "must be a finite number")
 flags.register_validator(
     "learning_rate", lambda value: value > 0, "must be above 0"
+)
+flags.register_multi_flags_validator(
+    ["min_learning_rate", "learning_rate"],
+    lambda value: value["min_learning_rate"] <= value["learning_rate"],
+    "--min_learning_rate must be at most --learning_rate",
 )
 flags.register_validator(
     "lr_decay_rate", lambda value: 0 < value <= 1, "must be above 0, up to 1"
@@ -219,8 +235,8 @@ def run(main: Callable[..., None], takes_arguments: bool = False):
             FLAGS.process_id,
             FLAGS.coordinator_timeout,
         )
-      if FLAGS.workdir is not None and is_leader():
-        _check_workdir(FLAGS.workdir)
+      if FLAGS.workdir is not None:
+        multihost.on_leader(_check_workdir)
       if takes_arguments:
         main(arguments)
       else:
@@ -254,6 +270,25 @@ def is_leader() -> bool:
   return jax.process_index() == 0
 
 
+def make_parallel() -> training.DataParallel:
+  """Returns what --parallel asks for.
+
+  A program that trains calls it first, so that a wrong flag is found before
+  anything is compiled.
+
+  Raises:
+    UsageError: if --workdir is missing, or the devices do not divide
+      --batch_size.
+  """
+  if FLAGS.workdir is None:
+    raise UsageError("--workdir must name the directory of the run")
+  with usage_errors():
+    parallel = training.DataParallel(FLAGS.parallel)
+    if FLAGS.mode == "train":
+      parallel.local_indices(FLAGS.batch_size)
+  return parallel
+
+
 def make_core() -> hk.RNNCore:
   """Returns the core that the flags ask for."""
   if FLAGS.core == "lstm":
@@ -280,10 +315,6 @@ def unroll_options() -> dict[str, Any]:
 def make_optimizer() -> optax.GradientTransformation:
   """Returns Adam as the flags ask for it."""
   peak, floor = FLAGS.learning_rate, FLAGS.min_learning_rate
-  if floor > peak:
-    raise UsageError(
-        f"--min_learning_rate={floor} must be at most --learning_rate={peak}"
-    )
   schedule = optax.constant_schedule(peak)
   if FLAGS.lr_decay_rate < 1:  # At 1, optax takes end_value for a ceiling.
     schedule = optax.exponential_decay(
@@ -336,11 +367,7 @@ def train_or_evaluate(
   Returns:
     The summary of the run, or the figures of the evaluation.
   """
-  if FLAGS.workdir is None:
-    raise UsageError("--workdir must name the directory of the run")
-  with usage_errors():
-    parallel = training.DataParallel(FLAGS.parallel)
-    indices = parallel.local_indices(FLAGS.batch_size)
+  parallel = make_parallel()
   if FLAGS.mode == "eval":
     return _evaluate(init, evaluate)
 
@@ -350,7 +377,7 @@ def train_or_evaluate(
       print_parameters(state.params)
     return state
 
-  placed = parallel.place_batch(indices)
+  placed = parallel.place_batch(parallel.local_indices(FLAGS.batch_size))
   return training.train(
       FLAGS.workdir,
       init_and_show,
@@ -382,17 +409,26 @@ def train_or_evaluate(
 
 
 def _evaluate(init, evaluate) -> dict[str, float]:
-  """Evaluates the newest checkpoint."""
-  with contextlib.closing(training.Checkpointer(FLAGS.workdir)) as reader:
-    restored = reader.restore(training.to_numpy(init()))
-  if restored is None:
-    raise UsageError(
-        f"--mode=eval needs a checkpoint, and --workdir={FLAGS.workdir} has "
-        "none"
-    )
-  state, _ = restored
+  """Evaluates the newest checkpoint; process 0 alone reads it."""
+  state = training.to_numpy(init())
+
+  def restore():
+    nonlocal state
+    reader = training.Checkpointer(FLAGS.workdir, read_only=True)
+    with contextlib.closing(reader):
+      restored = reader.restore(state)
+    if restored is None:
+      raise UsageError(
+          f"--mode=eval needs a checkpoint, and --workdir={FLAGS.workdir} has "
+          "none"
+      )
+    state = restored[0]
+
+  multihost.on_leader(restore)
+  state = multihost.from_leader(state)
   figures = {"step": int(state.step)} | evaluate(state)
-  print(json.dumps(figures))
+  if is_leader():
+    print(json.dumps(figures))
   return figures
 
 
@@ -424,13 +460,16 @@ def _flags_of_run() -> dict[str, flags.Flag]:
   }
 
 
-def _check_workdir(workdir: str):
-  """Raises a UsageError unless files can be made there."""
+def _check_workdir():
+  """Raises a UsageError unless --workdir can be used."""
+  workdir = FLAGS.workdir
   if "://" in workdir:
     raise UsageError(
         f"--workdir={workdir} must be a directory of a mounted file system; "
         "an object store can be mounted, or copied to afterwards"
     )
+  if FLAGS.mode == "eval":  # Which writes nothing.
+    return
   path = pathlib.Path(workdir)
   try:
     path.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,7 @@ _EVAL_BATCH = 1000
 
 def main():
   """Trains or evaluates."""
+  common_flags.make_parallel()
   with common_flags.usage_errors():
     task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
   mlp_sizes = _sizes("mlp_sizes")

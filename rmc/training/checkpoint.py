@@ -26,25 +26,30 @@ class Checkpointer:
 
   A checkpoint holds NumPy arrays of this process, `params` apart from the
   rest, and a JSON object of the caller's. orbax writes it beside and renames
-  it when it is whole. Its arrays' digest is stored too, since a damaged file
-  can decompress without an error.
+  it when it is whole. Digests of the arrays and of the JSON object are stored
+  too, since a damaged file can be read without an error.
   """
 
-  def __init__(self, workdir: str | pathlib.Path):
+  def __init__(self, workdir: str | pathlib.Path, read_only: bool = False):
     """Constructs a Checkpointer.
 
     Args:
       workdir: the run's directory.
+      read_only: whether to leave all as it is, since a run that goes on may
+        own the directory.
     """
     self._directory = pathlib.Path(workdir).absolute() / _DIRECTORY
-    self._directory.mkdir(parents=True, exist_ok=True)
+    self._read_only = read_only
+    if not read_only:
+      self._directory.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
         self._directory,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=_MAX_TO_KEEP,
             create=False,
+            read_only=read_only,
             enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
             # Only the process that writes may be here, so none is waited for.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=jax.process_index(),
@@ -68,7 +73,7 @@ class Checkpointer:
     if step in steps:
       return
     params, rest = state.params, _numbered(state._replace(params=None))
-    meta = meta | {"digest": _digest(params, rest)}
+    meta = _signed(meta, _digest(params), _digest(rest))
     try:
       self._manager.save(
           step,
@@ -93,7 +98,7 @@ class Checkpointer:
     Returns:
       The state, as NumPy arrays, and the JSON object saved with it; None if
       there is no checkpoint at all. Newer checkpoints that cannot be read are
-      deleted, with a warning.
+      named in a warning and, unless this is read-only, deleted.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
@@ -108,7 +113,8 @@ class Checkpointer:
         continue
       for failure, damaged in zip(failures, steps, strict=False):
         logging.warning("damaged checkpoint left out, %s", failure)
-        self._manager.delete(damaged)
+        if not self._read_only:
+          self._manager.delete(damaged)
       return state, meta
     if failures:
       raise CheckpointError(
@@ -121,7 +127,7 @@ class Checkpointer:
     """Returns the newest JSON object that can be read, or None."""
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        return _read_meta(self._directory / str(step))
+        return _read_signed(self._directory / str(step))["meta"]
       except (OSError, ValueError):
         continue
     return None
@@ -132,17 +138,17 @@ class Checkpointer:
 
   def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
     directory = self._directory / str(step)
-    meta = _read_meta(directory)
+    signed = _read_signed(directory)
     params = _read(directory / "params")
     rest = _read(directory / "rest")
-    if meta.get("digest") != _digest(params, rest):
-      raise ValueError("the digest of its arrays is not the one saved")
+    _check_digest("params", params, signed)
+    _check_digest("rest", rest, signed)
     _check(params, like.params)
     expected = like._replace(params=None)
     _check(rest, _numbered(expected))
     leaves = [rest[name] for name in sorted(rest)]
     state = jax.tree.unflatten(jax.tree.structure(expected), leaves)
-    return state._replace(params=params), meta
+    return state._replace(params=params), signed["meta"]
 
 
 def load_params(
@@ -165,17 +171,21 @@ def load_params(
   if directory.is_dir():
     steps = sorted(int(d.name) for d in directory.iterdir() if d.name.isdigit())
   if not steps or step not in (None, *steps):
+    which = "" if step is None else f" of step {step}"
     raise CheckpointError(
-        f"{directory} has no checkpoint of step {step or 'any'}; the steps "
-        f"there are {steps}."
+        f"{directory} has no checkpoint{which}; the steps there are {steps}."
     )
   step = steps[-1] if step is None else step
   try:
-    return _read(directory / str(step) / "params")
+    signed = _read_signed(directory / str(step))
+    params = _read(directory / str(step) / "params")
+    _check_digest("params", params, signed)
   except Exception as error:  # orbax promises no type for damaged files.
     raise CheckpointError(
-        f"the checkpoint of step {step} in {directory} cannot be read: {error}"
+        f"the checkpoint of step {step} in {directory} cannot be read: "
+        f"{_first_line(error)}"
     ) from error
+  return params
 
 
 def _read(directory: pathlib.Path) -> Any:
@@ -188,22 +198,44 @@ def _read(directory: pathlib.Path) -> Any:
   )
 
 
-def _read_meta(directory: pathlib.Path) -> dict[str, Any]:
-  return json.loads((directory / "meta" / "metadata").read_text())
+def _signed(meta: dict[str, Any], params: str, rest: str) -> dict[str, Any]:
+  """Returns a JSON object with the digests of all parts of a checkpoint."""
+  meta = json.loads(json.dumps(meta))
+  signed = {"meta": meta, "params": params, "rest": rest}
+  text = json.dumps(signed, sort_keys=True).encode()
+  return signed | {"digest": hashlib.blake2b(text, digest_size=16).hexdigest()}
+
+
+def _read_signed(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads what `_signed` made; a ValueError if it is not that."""
+  found = json.loads((directory / "meta" / "metadata").read_text("utf-8"))
+  try:
+    expected = _signed(found["meta"], found["params"], found["rest"])
+  except (KeyError, TypeError):
+    expected = None
+  if found != expected:
+    raise ValueError("its metadata are not as they were written")
+  return found
+
+
+def _check_digest(name: str, tree: Any, signed: dict[str, Any]):
+  if _digest(tree) != signed[name]:
+    raise ValueError(f"its {name} are not as they were written")
 
 
 def _first_line(error: Exception) -> str:
-  return f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"[:300]
+  line = (str(error).strip().splitlines() or [""])[0]
+  return f"{type(error).__name__}: {line}"[:300]
 
 
 def _numbered(tree: Any) -> dict[str, np.ndarray]:
   return {f"{i:06d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def _digest(params: Any, rest: dict[str, np.ndarray]) -> str:
+def _digest(tree: Any) -> str:
   """Returns a hash of the arrays' paths, types, shapes and contents."""
   digest = hashlib.blake2b(digest_size=16)
-  for path, leaf in jax.tree.leaves_with_path((params, rest)):
+  for path, leaf in jax.tree.leaves_with_path(tree):
     leaf = np.ascontiguousarray(leaf)
     head = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}"
     digest.update(head.encode())

@@ -47,6 +47,10 @@ def initialize(
         "coordinator_address, num_processes and process_id must be given "
         f"together, got {given}."
     )
+  elif not coordinator_address.rpartition(":")[2].isdecimal():
+    raise ValueError(
+        f"coordinator_address must be host:port, got {coordinator_address!r}."
+    )
   elif not 0 <= process_id < num_processes:
     raise ValueError(
         f"process_id must be from 0 to {num_processes - 1} (num_processes - "

@@ -176,12 +176,14 @@ class DataParallel:
     num_devices = len(self._local_devices)
     return np.reshape(x, (num_devices, -1, *np.shape(x)[1:]))  # [D, B / D, ...]
 
-  def _fetch_share(self, x: jax.Array) -> np.ndarray:
+  def _fetch_share(self, x: jax.Array | np.ndarray) -> np.ndarray:
     """Returns this process's share of an array that is split over devices."""
-    shards = sorted(
-        x.addressable_shards, key=lambda shard: shard.index[0].start or 0
-    )
-    share = np.concatenate([np.asarray(shard.data) for shard in shards])
+    share = x
+    if isinstance(x, jax.Array):  # `_by_device` left it to the first update.
+      shards = sorted(
+          x.addressable_shards, key=lambda shard: shard.index[0].start or 0
+      )
+      share = np.concatenate([np.asarray(shard.data) for shard in shards])
     if self.mode == "pmap":
       share = np.reshape(share, (-1, *share.shape[2:]))
     return share

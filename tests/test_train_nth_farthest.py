@@ -1,0 +1,411 @@
+"""The training program: flags, files, faults."""
+
+import fcntl
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from absl.testing import flagsaver
+import jax
+import numpy as np
+import pytest
+
+from rmc import training
+from scripts import common_flags, train_nth_farthest
+from tests.tiny_training import (
+    assert_same_bits,
+    events_of,
+    records_of,
+    steps_of,
+    summary_of,
+)
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = (
+    "--num_objects=3",
+    "--num_features=2",
+    "--mem_slots=2",
+    "--num_heads=2",
+    "--head_size=4",
+    "--mlp_sizes=8",
+    "--batch_size=16",
+    "--learning_rate=1e-2",
+    "--log_every=10",
+    "--eval_every=20",
+    "--checkpoint_every=10",
+    "--eval_examples=100",
+    "--steps=45",
+)
+
+
+def start(*arguments, num_devices=1, before=""):
+  """Starts the program, after some Python code."""
+  module = "scripts.train_nth_farthest"
+  code = (
+      f"import runpy\n{before}\n"
+      f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+  )
+  how = ["-c", code] if before else ["-m", module]
+  return subprocess.Popen(
+      [sys.executable, *how, *arguments],
+      cwd=ROOT,
+      env=os.environ
+      | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+  )
+
+
+def finish(process, status=0, timeout=180):
+  """Waits for the program; returns what it printed on stdout and stderr."""
+  try:
+    out, err = process.communicate(timeout=timeout)
+  finally:
+    process.kill()
+  assert process.returncode == status, err
+  return out, err
+
+
+def wait_until(process, condition, timeout=120):
+  """Waits until something is so, while the program runs."""
+  end = time.monotonic() + timeout
+  while not condition():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < end
+    time.sleep(0.005)
+
+
+def assert_same_run(actual, expected):
+  """Asserts that two runs left the same files, but for times."""
+  assert records_of(actual) == records_of(expected)
+  assert summary_of(actual) == summary_of(expected)
+  assert events_of(actual) == events_of(expected)
+  assert steps_of(actual) == steps_of(expected)
+  assert_same_bits(
+      training.load_params(actual), training.load_params(expected)
+  )
+  names = [
+      sorted(
+          re.sub(r"^events\..*", "events", path.name)
+          for path in pathlib.Path(workdir).iterdir()
+      )
+      for workdir in (actual, expected)
+  ]
+  assert names[0] == names[1]
+
+
+def contents(directory):
+  """Returns all files under a directory, but for the lock."""
+  return {
+      path: path.read_bytes()
+      for path in directory.rglob("*")
+      if path.is_file() and path.name != ".lock"
+  }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, worker_id):
+  """The directory of a tiny run, one for all test processes."""
+  shared = tmp_path_factory.getbasetemp()
+  if worker_id != "master":
+    shared = shared.parent
+  workdir = shared / "tiny" / "made" / "by_the_program"
+  with (shared / "tiny.lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not workdir.exists():
+      out, err = finish(start(*TINY, f"--workdir={workdir}"))
+      (workdir.parent / "out").write_text(out)
+      (workdir.parent / "err").write_text(err)
+  return workdir
+
+
+# Flags.
+
+
+@pytest.fixture
+def program(monkeypatch, capfd):
+  """Returns a function that runs the program in this process.
+
+  It returns the exit status, both outputs, and what was compiled.
+  """
+  compiled = []
+
+  def listen(event, duration, **kwargs):
+    del duration
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(kwargs["fun_name"])
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+
+  def run(*arguments):
+    jax.clear_caches()
+    compiled.clear()
+    capfd.readouterr()
+    monkeypatch.setattr(sys, "argv", ["train_nth_farthest.py", *arguments])
+    with (
+        flagsaver.flagsaver(),
+        jax.numpy_dtype_promotion("standard"),  # optax asks for it.
+        pytest.raises(SystemExit) as caught,
+    ):
+      common_flags.run(train_nth_farthest.main)
+    out, err = capfd.readouterr()
+    return caught.value.code or 0, out, err, list(compiled)
+
+  yield run
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+WRONG = {
+    "--core=foo": "core",
+    "--num_heads=0": "num_heads",
+    "--batch_size=0": "batch_size",
+    "--batch_size=many": "batch_size",
+    "--batch_size=12": "multiple of the 8 devices, got 12",
+    "--learning_rate=-1": "learning_rate",
+    "--learning_rate=nan": "learning_rate",
+    "--learning_rate=inf": "learning_rate",
+    "--min_learning_rate=1": "--min_learning_rate must be at most",
+    "--max_grad_norm=nan": "max_grad_norm",
+    "--lr_decay_rate=2": "lr_decay_rate",
+    "--steps=0": "steps",
+    "--unroll=0": "unroll",
+    "--no_such_flag=1": "no_such_flag",
+    "stray": "'stray' is not a flag",
+    "--workdir=/dev/null/run": "--workdir=/dev/null/run must be a directory",
+    "--workdir=gs://bucket/run": "mounted file system",
+    "--flagfile=/nowhere.flags": "/nowhere.flags",
+    "--parallel=foo": "parallel",
+    "--matmul_precision=foo": "matmul_precision",
+    "--num_objects=1": "num_objects must be at least 2, got 1",
+    "--num_features=0": "num_features",
+    "--order=foo": "order",
+    "--mlp_sizes=8,x": "--mlp_sizes=8,x must be positive integers",
+    "--mlp_sizes=0": "--mlp_sizes",
+    "--eval_examples=1": "eval_examples",
+    "--process_id=0": "must be given together",
+    "--num_processes=2": "must be given together",
+    "--process_id=-1": "process_id",
+    "--coordinator_address=127.0.0.1:1 --num_processes=2": "together",
+    "--coordinator_address=127.0.0.1:1 --num_processes=2 --process_id=2": (
+        "process_id must be from 0 to 1"
+    ),
+    "--coordinator_address=foo --num_processes=2 --process_id=1": (
+        "coordinator_address must be host:port, got 'foo'"
+    ),
+    "--coordinator_timeout=0": "coordinator_timeout",
+    "--mode=foo": "mode",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_flag_is_one_line_and_status_2(program, tmp_path, wrong):
+  workdir = tmp_path / "run"
+  status, out, err, compiled = program(
+      *TINY, f"--workdir={workdir}", *wrong.split()
+  )
+  assert status == 2
+  assert err.startswith("train_nth_farthest: ") and err.count("\n") == 1, err
+  assert WRONG[wrong] in err
+  assert "Traceback" not in err and out == ""
+  assert compiled == []
+  assert not (workdir / "checkpoints").exists()
+
+
+def test_no_workdir(program):
+  status, _, err, compiled = program(*TINY)
+  assert (status, compiled, err.count("\n")) == (2, [], 1)
+  assert "--workdir" in err
+
+
+def test_evaluation_needs_a_checkpoint(program, tmp_path):
+  workdir = tmp_path / "nowhere"
+  status, out, err, _ = program(*TINY, f"--workdir={workdir}", "--mode=eval")
+  assert (status, out, err.count("\n")) == (2, "", 1)
+  assert f"needs a checkpoint, and --workdir={workdir} has none" in err
+  assert not workdir.exists()
+
+
+def test_flags_that_differ_are_listed(program, finished):
+  files = contents(finished)
+  status, _, err, compiled = program(
+      *TINY,
+      f"--workdir={finished}",
+      "--num_heads=4",
+      "--learning_rate=0.5",
+      "--steps=90",
+      "--log_every=7",
+  )
+  assert (status, err.count("\n")) == (2, 1)
+  # Keys are split, but no network is initialised.
+  assert not any("init" in name or "update" in name for name in compiled)
+  assert "num_heads was 2 and is 4" in err
+  assert "learning_rate was 0.01 and is 0.5" in err
+  assert "steps" not in err and "log_every" not in err
+  assert contents(finished) == files
+
+
+# What a run leaves.
+
+
+def test_files(finished):
+  names = {path.name for path in finished.iterdir()}
+  events = {name for name in names if name.startswith("events.")}
+  assert len(events) == 1
+  assert names - events == {
+      ".lock",
+      "attention.png",
+      "checkpoints",
+      "flags.txt",
+      "learning_curve.png",
+      "metrics.jsonl",
+      "summary.json",
+  }
+  for name in ("attention.png", "learning_curve.png"):
+    assert (finished / name).read_bytes().startswith(b"\x89PNG")
+  records = records_of(finished)
+  assert [r["step"] for r in records] == [10, 20, 30, 40, 45]
+  assert ["eval_accuracy" in r for r in records] == [False, True] * 2 + [True]
+  assert steps_of(finished) == [30, 40, 45]
+  summary = json.loads((finished / "summary.json").read_text())
+  params = training.load_params(finished)
+  assert summary["parameters"] == sum(x.size for x in jax.tree.leaves(params))
+  assert summary["device"] and summary["devices"] == 1
+  assert summary["matmul_precision"] == "default"
+  assert summary["steps_per_second"] > 0
+  assert summary["plateau"] == pytest.approx(2 / 3)
+
+
+def test_output_without_a_terminal(finished):
+  out = (finished.parent / "out").read_text()
+  err = (finished.parent / "err").read_text()
+  assert err == ""
+  assert "sequence_classifier/~/logits" in out and "\nall " in out
+  lines = re.findall(r"^step (\d+)/45 .*loss=.* s left\]$", out, re.MULTILINE)
+  assert lines == ["10", "20", "30", "40", "45"]
+
+
+def test_its_flagfile_repeats_the_run(finished, tmp_path):
+  workdir = tmp_path / "again"
+  finish(
+      start(f"--flagfile={finished / 'flags.txt'}", f"--workdir={workdir}")
+  )
+  assert_same_run(workdir, finished)
+  assert (workdir / "flags.txt").read_text() == (
+      finished / "flags.txt"
+  ).read_text()
+
+
+def test_evaluation_prints_figures(program, finished):
+  files = contents(finished)
+  status, out, err, _ = program(f"--workdir={finished}", "--mode=eval")
+  assert (status, err) == (0, "")
+  figures = json.loads(out)
+  last = records_of(finished)[-1]
+  assert figures == pytest.approx({name: last[name] for name in figures})
+  assert set(figures) >= {"step", "eval_loss", "eval_accuracy", "plateau"}
+  status, _, err, _ = program(
+      f"--workdir={finished}", "--mode=eval", "--head_size=5"
+  )
+  assert status == 2 and err.count("\n") == 1 and "can be read" in err
+  assert contents(finished) == files
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--core=lstm --hidden_size=4 --parallel=jit --warmup_steps=2",
+        "--gate_style=none --remat --unroll=2 --parallel=pmap "
+        "--matmul_precision=highest --skip_nonfinite --deterministic",
+        "--gate_style=memory --num_blocks=2 --key_size=3 --order=nearest "
+        "--attention_mlp_layers=1 --max_grad_norm=1 --lr_decay_rate=0.5 "
+        "--parallel=jit",
+    ],
+)
+def test_options(program, tmp_path, monkeypatch, options):
+  """On 8 devices; the flags are those that the next run would go on with."""
+  precision = jax.config.jax_default_matmul_precision
+  monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+  short = ("--steps=3", "--eval_every=0", "--log_every=2")
+  try:
+    status, _, err, _ = program(
+        *TINY, *short, f"--workdir={tmp_path}", *options.split()
+    )
+  finally:
+    jax.config.update("jax_default_matmul_precision", precision)
+  assert (status, err) == (0, "")
+  assert [r["step"] for r in records_of(tmp_path)] == [2, 3]
+  summary = summary_of(tmp_path)
+  assert summary["devices"] == 8
+  assert np.isfinite(summary["eval_loss"])
+  saved = (tmp_path / "flags.txt").read_text().split()
+  for option in options.split():
+    name, _, value = option.partition("=")
+    if re.fullmatch(r"[\d.]+", value):
+      (line,) = (x for x in saved if x.startswith(name + "="))
+      assert float(line.partition("=")[2]) == float(value)
+    else:
+      assert option in saved
+  assert (tmp_path / "attention.png").exists() == ("lstm" not in options)
+
+
+# Faults.
+
+
+def test_a_killed_run_goes_on(finished, tmp_path):
+  command = [*TINY, f"--workdir={tmp_path / 'run'}"]
+  process = start(*command)
+  wait_until(process, (tmp_path / "run" / "checkpoints" / "10").exists)
+  process.kill()
+  process.communicate()
+  assert not (tmp_path / "run" / "summary.json").exists()
+  finish(start(*command))
+  assert_same_run(tmp_path / "run", finished)
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path, program):
+  """Before that, a second run in its directory is refused."""
+  workdir = tmp_path / "run"
+  command = [*TINY, "--steps=1000000", f"--workdir={workdir}"]
+  process = start(*command)
+  wait_until(process, lambda: len(training.read_metrics(workdir)) > 1)
+  status, _, err, _ = program(*command)
+  assert (status, err.count("\n")) == (2, 1)
+  assert f"another run is using the working directory {workdir}" in err
+  process.send_signal(signal.SIGTERM)
+  _, err = finish(process, status=128 + signal.SIGTERM)
+  lines = err.splitlines()
+  assert lines[0] == "stopping after this step; once more to stop now"
+  match = re.fullmatch(
+      r"train_nth_farthest: stopped after step (\d+) of 1000000 and saved; "
+      r"run the same command again to go on\.",
+      lines[1],
+  )
+  assert match and len(lines) == 2
+  assert steps_of(workdir)[-1] == int(match[1])
+
+
+def test_a_full_disk_is_one_line_and_status_1(tmp_path):
+  """The system's limit on the size of files stands for it."""
+  workdir = tmp_path / "run"
+  process = start(
+      *TINY,
+      "--steps=1000000",
+      "--log_every=1",
+      "--eval_every=0",
+      f"--workdir={workdir}",
+      before=(
+          "import resource\n"
+          "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
+      ),
+  )
+  _, err = finish(process, status=1)
+  assert err.startswith("train_nth_farthest: ") and err.count("\n") == 1, err
+  assert "File too large" in err
+  assert steps_of(workdir)[-1] >= 10
+  training.load_params(workdir)
