@@ -9,7 +9,7 @@ Glossary of shapes:
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import re
@@ -44,6 +44,7 @@ _KEYWORDS = ("if", "for", "else", "range")
 _SYMBOLS = "+-*=:/() x|<>[]~!."
 _LOOPS = range(1, 10)
 _MAX_ATTEMPTS = 1000
+_DRAWN_AT_ONCE = 4096  # More is no faster.
 
 
 class Level(NamedTuple):
@@ -245,6 +246,36 @@ class LearnToExecute:
         f"split {split!r} must have a program of task {self.task!r}, length "
         f"{lengths[wrong[0]]} and nesting {nestings[wrong[0]]}, and has none."
     )
+
+  def batches(
+      self,
+      seed: int,
+      step: int,
+      indices: np.ndarray,
+      batch_size: int,
+      level: Level | None = None,
+  ) -> Iterator[Batch]:
+    """Yields this process's share of the batch of each update, without end.
+
+    Args:
+      seed: 0 or more.
+      step: updates done before the first.
+      indices: this process's examples among all B, `[b]`, ascending.
+      batch_size: B.
+      level: how hard; None for the largest length and nesting.
+
+    Yields:
+      Batches of b training programs.
+    """
+    size = len(indices)
+    at_once = max(1, _DRAWN_AT_ONCE // size)
+    while True:
+      steps = np.arange(step, step + at_once, dtype=np.int64)
+      examples = steps[:, None] * batch_size + indices
+      drawn = self.sample(seed, examples.ravel(), level)
+      for i in range(0, at_once * size, size):
+        yield Batch(*(x[i : i + size] for x in drawn))
+      step += at_once
 
   def encode(self, programs: Sequence[str], answers: Sequence[str]) -> Batch:
     """Returns programs and answers, `[n]` strings each, as a batch.
