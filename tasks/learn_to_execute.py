@@ -663,11 +663,10 @@ def score(
   log_probs = jax.nn.log_softmax(logits)
   picked = jnp.take_along_axis(log_probs, targets[..., None], axis=2)[..., 0]
   loss = -jnp.mean(jnp.where(counts, picked, jnp.zeros_like(picked)))
-  is_right = counts & (jnp.argmax(logits, axis=2) == targets)
-  correct = jnp.sum(is_right, axis=0, dtype=lengths.dtype)
-  return loss, correct.astype(jnp.float32), (correct == lengths).astype(
-      jnp.float32
-  )
+  guesses = jnp.argmax(logits, axis=2).astype(targets.dtype)
+  correct = jnp.sum(counts & (guesses == targets), axis=0, dtype=lengths.dtype)
+  solved = correct == lengths
+  return loss, correct.astype(jnp.float32), solved.astype(jnp.float32)
 
 
 _TOKEN = re.compile(r"[0-9]+|[a-z]+|.")
