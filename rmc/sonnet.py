@@ -57,10 +57,15 @@ def params_from_variables(
     if name.startswith(scope):
       found[name.removeprefix(scope)] = np.asarray(value)
   if not found:
-    scopes = sorted({n.split("/")[0] for n in variables if "/" in n})
+    names = (name.removesuffix(":0") for name in variables)
+    scopes = sorted(
+        name.removesuffix("/linear/w")
+        for name in names
+        if name.endswith("/linear/w")
+    )
     raise ValueError(
-        f"prefix {prefix!r} is the scope of no variable; the outermost scopes "
-        f"are {scopes}."
+        f"prefix {prefix!r} is the scope of no variable; the scopes with a "
+        f"variable linear/w are {scopes}."
     )
   expected = _expected(found, scope, constructor_arguments)
   for name in found.keys() - expected.keys():
@@ -110,6 +115,11 @@ def variables_from_params(
               f"arguments: {constructor_arguments}."
           )
         found[name] = np.asarray(value)
+  if not found:
+    raise ValueError(
+        f"params must have modules under {core!r}, got {sorted(params)}; cut "
+        "off the names of the modules around it."
+    )
   expected = _expected(found, scope, constructor_arguments)
   for name in expected:
     _check(scope + name, found.get(name), expected[name][-1])

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import rmc
-from tests import golden_vectors
+from tests import golden_vectors, small_cores
 from tests.golden_vectors import assert_near
 
 UNROLLS = sorted(
@@ -78,7 +78,7 @@ def test_unroll(name, unroll):
 
     apply = hk.without_apply_rng(hk.transform(loss_fn)).apply
     grad_fn = jax.value_and_grad(apply, argnums=(0, 1, 2), has_aux=True)
-    (loss, aux), grads = jax.jit(grad_fn)(params, inputs, state)
+    (loss, aux), grads = small_cores.jit(grad_fn)(params, inputs, state)
     outputs, final_state, info = aux
     grads, grad_inputs, grad_state = grads
 

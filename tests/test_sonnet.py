@@ -243,7 +243,8 @@ def test_empty(prefix):
   """The message says where else to look."""
   checkpoint = variables_of("agent/relational_memory") | {"global_step": 1}
   checkpoint |= variables_of("model_2/relational_memory")
-  with pytest.raises(ValueError, match="'agent', 'model_2'") as error:
+  there = r"\['agent/relational_memory', 'model_2/relational_memory'\]"
+  with pytest.raises(ValueError, match=there) as error:
     load(checkpoint, prefix=prefix)
   assert repr(prefix) in str(error.value)
   with pytest.raises(ValueError, match=prefix):
@@ -305,3 +306,9 @@ def test_loaded_parameters_step():
   fn = hk.transform(lambda x, m: SMALL.core()(x, m))
   output, _ = jax.jit(fn.apply)(params, None, x, memory)
   assert np.all(np.isfinite(output))
+
+
+def test_params_of_another_network():
+  params = {"agent/~/relational_memory/~/qkv_0": {"w": np.zeros([2, 6])}}
+  with pytest.raises(ValueError, match="modules under 'relational_memory/'"):
+    rmc.sonnet.variables_from_params(params, mem_slots=2, head_size=2)
