@@ -302,9 +302,14 @@ class LearnToExecute:
         for row, length in zip(tokens, lengths, strict=True)
     ]
 
+  @property
+  def start_token(self) -> int:
+    """Index of `START`, what a decoder is told before the first token."""
+    return self._indices[START]
+
   def shift(self, targets: jax.Array) -> jax.Array:
     """Returns what a decoder is told of targets `[T', n]`: each a step late."""
-    start = jnp.full_like(targets[:1], self._indices[START])
+    start = jnp.full_like(targets[:1], self.start_token)
     return jnp.concatenate([start, targets[:-1]])
 
   @property
