@@ -1,7 +1,7 @@
 """The Relational Memory Core of Santoro et al. (2018) for Haiku."""
 
 from rmc import sonnet
-from rmc.networks import SequenceClassifier
+from rmc.networks import Seq2Seq, SequenceClassifier
 from rmc.relational_memory import PrecomputedInputs, RelationalMemory, StepInfo
 from rmc.unroll import unroll
 
@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PrecomputedInputs",
     "RelationalMemory",
+    "Seq2Seq",
     "SequenceClassifier",
     "StepInfo",
     "sonnet",

@@ -12,6 +12,7 @@ from typing import Any
 from absl import app, flags, logging
 import haiku as hk
 import jax
+import numpy as np
 import optax
 import tabulate
 
@@ -151,6 +152,9 @@ flags.DEFINE_enum(
 flags.DEFINE_float("forget_bias", 1.0, "RMC: bias of the forget gate.")
 flags.DEFINE_float("input_bias", 0.0, "RMC: bias of the input gate.")
 flags.DEFINE_integer("hidden_size", 512, "LSTM: units.", lower_bound=1)
+flags.DEFINE_list(
+    "mlp_sizes", ["256"] * 4, "Sizes of the read-out's ReLU layers."
+)
 flags.DEFINE_boolean(
     "remat",
     False,
@@ -312,6 +316,20 @@ def unroll_options() -> dict[str, Any]:
   return {"remat": FLAGS.remat, "unroll": FLAGS.unroll}
 
 
+def mlp_sizes() -> list[int]:
+  """Returns the sizes of the read-out's layers that the flags ask for."""
+  try:
+    sizes = [int(size) for size in FLAGS.mlp_sizes]
+  except ValueError:
+    sizes = [0]
+  if min(sizes, default=1) < 1:
+    raise UsageError(
+        f"--mlp_sizes={','.join(FLAGS.mlp_sizes)} must be positive integers, "
+        "separated by commas"
+    )
+  return sizes
+
+
 def make_optimizer() -> optax.GradientTransformation:
   """Returns Adam as the flags ask for it."""
   peak, floor = FLAGS.learning_rate, FLAGS.min_learning_rate
@@ -353,15 +371,20 @@ def train_or_evaluate(
     optimizer: optax.GradientTransformation,
     evaluate: Callable[[training.TrainState], dict[str, float]],
     *,
+    batches: Callable[[int, np.ndarray], Any] | None = None,
     free_flags: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-  """Does what --mode asks for, with data that are made inside the update.
+  """Does what --mode asks for.
 
   Args:
     init: makes the state before the first update.
-    loss_fn: takes the indices of the examples, `[b]`, as its batch.
+    loss_fn: takes as its batch what `batches` returns or, without that, the
+      indices of the examples, `[b]`, from which it makes the data itself.
     optimizer: turns gradients into updates.
     evaluate: figures for a state.
+    batches: `(step, indices)` to the data of the examples with these indices,
+      ascending, of the update after so many; a nest of arrays `[b, ...]`. It
+      must be a pure function.
     free_flags: further flags that may differ when a run goes on.
 
   Returns:
@@ -377,14 +400,21 @@ def train_or_evaluate(
       print_parameters(state.params)
     return state
 
-  placed = parallel.place_batch(parallel.local_indices(FLAGS.batch_size))
+  indices = parallel.local_indices(FLAGS.batch_size)
+  placed_indices = parallel.place_batch(indices)
+
+  def placed_batch(step):
+    if batches is None:
+      return placed_indices
+    return parallel.place_batch(batches(step, indices))
+
   return training.train(
       FLAGS.workdir,
       init_and_show,
       parallel.make_update(
           loss_fn, optimizer, skip_nonfinite=FLAGS.skip_nonfinite
       ),
-      lambda step: placed,
+      placed_batch,
       parallel,
       training.Schedule(
           FLAGS.steps,

@@ -33,9 +33,6 @@ flags.DEFINE_enum(
     "Whether rank n counts from the farthest object, as in the paper, or from "
     "the nearest, as in the released Sonnet code.",
 )
-flags.DEFINE_list(
-    "mlp_sizes", ["256"] * 4, "Sizes of the read-out's ReLU layers."
-)
 flags.DEFINE_integer(
     "eval_examples",
     10_000,
@@ -51,7 +48,7 @@ def main():
   common_flags.make_parallel()
   with common_flags.usage_errors():
     task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
-  mlp_sizes = _sizes("mlp_sizes")
+  mlp_sizes = common_flags.mlp_sizes()
   init_key, data_key, eval_key = jax.random.split(jax.random.key(FLAGS.seed), 3)
 
   def classifier():
@@ -122,20 +119,6 @@ def main():
               hk.transform(lambda x: classifier().inspect(x))
           ).apply,
       )
-
-
-def _sizes(name: str) -> list[int]:
-  """Returns a flag's list of positive integers."""
-  try:
-    sizes = [int(size) for size in FLAGS[name].value]
-  except ValueError:
-    sizes = [0]
-  if min(sizes, default=1) < 1:
-    raise common_flags.UsageError(
-        f"--{name}={','.join(FLAGS[name].value)} must be positive integers, "
-        "separated by commas"
-    )
-  return sizes
 
 
 if __name__ == "__main__":
