@@ -14,10 +14,11 @@ import statistics
 import time
 from unittest import mock
 
-from absl import app, flags
+from absl import flags
 import jax
 import jax.numpy as jnp
 
+from scripts import program
 from tasks import box_world, environment, mini_pacman
 
 _ENVIRONMENTS = {
@@ -150,10 +151,8 @@ def measure(
   return speeds, sums
 
 
-def main(argv):
+def main():
   """Prints the table."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected argument {argv[1]!r}")
   device = jax.devices()[0]
   print(f"{device.platform}, {device.device_kind}; jax {jax.__version__}")
   print("environment   resets         envs   steps/s: median        best")
@@ -179,4 +178,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  program.run(main)

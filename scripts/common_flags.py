@@ -1,6 +1,6 @@
 """Flags that the training programs share, and what is made from them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import contextlib
 import json
 import math
@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 import haiku as hk
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ import tabulate
 import rmc
 from rmc import training
 from rmc.training import multihost
+from scripts import program
+from scripts.program import Failure, UsageError, usage_errors
 
 FLAGS = flags.FLAGS
 
@@ -208,29 +210,17 @@ _FREE = {
 }
 
 
-class UsageError(Exception):
-  """A flag or an argument is wrong."""
+def run(main: Callable[[], None]):
+  """Runs a program that trains.
 
-
-def run(main: Callable[..., None], takes_arguments: bool = False):
-  """Runs a program: flags, then `main`, errors as one line.
-
-  Exit status 2 stands for wrong flags, 1 for a run that failed, and 128 plus
+  Its exit status is 2 for wrong flags, 1 for a run that failed, and 128 plus
   the signal for one that a signal stopped.
 
   Args:
     main: the program.
-    takes_arguments: whether there are arguments beside flags; `main` is then
-      called with a list of them.
   """
-  module = main.__module__
 
-  def guarded(argv):
-    arguments = argv[1:]
-    if arguments and not takes_arguments:
-      _exit(2, UsageError(f"{arguments[0]!r} is not a flag"))
-    if not FLAGS["verbosity"].present:
-      logging.set_verbosity(logging.WARNING)  # orbax tells much at INFO.
+  def start():
     try:
       with usage_errors():
         training.initialize(
@@ -241,32 +231,21 @@ def run(main: Callable[..., None], takes_arguments: bool = False):
         )
       if FLAGS.workdir is not None:
         multihost.on_leader(_check_workdir)
-      if takes_arguments:
-        main(arguments)
-      else:
-        main()
-    except (UsageError, training.CheckpointError) as error:
-      _exit(2, error)
+      main()
+    except training.CheckpointError as error:
+      raise UsageError(str(error)) from error
     except training.Interrupted as error:
-      _exit(128 + error.signum, error)
-    except (training.NonFiniteError, training.MultihostError, OSError) as error:
-      _exit(1, error)
+      raise Failure(str(error), 128 + error.signum) from error
+    except (training.NonFiniteError, training.MultihostError) as error:
+      raise Failure(str(error)) from error
 
   global _main_module
+  module = main.__module__
   _main_module = sys.argv[0] if module == "__main__" else module
-  app.run(guarded, flags_parser=_parse)
+  program.run(start, parse=_parse)
 
 
 _main_module = ""
-
-
-@contextlib.contextmanager
-def usage_errors() -> Iterator[None]:
-  """Turns a ValueError about a setting into a usage error."""
-  try:
-    yield
-  except ValueError as error:
-    raise UsageError(str(error)) from error
 
 
 def is_leader() -> bool:
@@ -463,14 +442,11 @@ def _evaluate(init, evaluate) -> dict[str, float]:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Parses flags; a wrong one is one line and exit status 2."""
-  try:
-    left = FLAGS(argv)
-    saved = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
-    if FLAGS.workdir and FLAGS.mode == "eval" and saved.is_file():
-      left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
-  except (flags.Error, OSError) as error:
-    _exit(2, error)
+  """Parses flags, those of the run in --workdir first if it is evaluated."""
+  left = FLAGS(argv)
+  saved = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
+  if FLAGS.workdir and FLAGS.mode == "eval" and saved.is_file():
+    left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
   if FLAGS.matmul_precision != "default":
     jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
   if FLAGS.deterministic:  # Read when JAX first looks for devices.
@@ -511,9 +487,3 @@ def _check_workdir():
         f"--workdir={workdir} must be a directory that can be written to: "
         f"{error.strerror}"
     ) from error
-
-
-def _exit(status: int, error: BaseException):
-  program = pathlib.Path(sys.argv[0]).stem
-  print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-  sys.exit(status)

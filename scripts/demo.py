@@ -15,7 +15,7 @@ import sys
 from absl import flags
 import tabulate
 
-from scripts import common_flags, figures
+from scripts import figures, program
 
 FLAGS = flags.FLAGS
 
@@ -31,7 +31,7 @@ def main():
   for name, allowed in (("cores", {"rmc", "lstm"}), ("seeds", None)):
     for value in FLAGS[name].value:
       if value not in allowed if allowed else not value.isdecimal():
-        raise common_flags.UsageError(
+        raise program.UsageError(
             f"--{name}={','.join(FLAGS[name].value)} must be a list of "
             f"{sorted(allowed) if allowed else 'numbers from 0'}"
         )
@@ -86,4 +86,4 @@ def _row(core: str, seed: str, workdir: pathlib.Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-  common_flags.run(main)
+  program.run(main)

@@ -14,11 +14,12 @@ import sys
 import termios
 import tty
 
-from absl import app, flags
+from absl import flags
 import jax
 import numpy as np
 from PIL import Image
 
+from scripts import program
 from tasks import box_world, environment, mini_pacman
 
 _ENV = flags.DEFINE_enum(
@@ -154,9 +155,8 @@ def _save_gif(path: str, frames: list[np.ndarray]):
   )
 
 
-def main(argv):
+def main():
   """Plays one episode."""
-  del argv
   env, actions = _make()
   if _POLICY.value == "random":
     random = np.random.default_rng(_SEED.value)
@@ -192,17 +192,5 @@ def main(argv):
     print(f"Saved {len(frames)} frames to {_GIF.value}")
 
 
-def _parse(argv):
-  """Parses flags; a wrong one is one line, and exit status 2."""
-  try:
-    rest = flags.FLAGS(argv)
-    if len(rest) > 1:
-      raise flags.Error(f"unexpected argument {rest[1]!r}")
-  except flags.Error as error:
-    print(" ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
-  return rest
-
-
 if __name__ == "__main__":
-  app.run(main, flags_parser=_parse)
+  program.run(main)

@@ -11,7 +11,7 @@ import pathlib
 from absl import flags
 
 from rmc import training
-from scripts import common_flags, figures
+from scripts import figures, program
 
 FLAGS = flags.FLAGS
 
@@ -23,12 +23,12 @@ def main(arguments: list[str]):
   """Draws."""
   workdirs = [pathlib.Path(path) for path in arguments]
   if not workdirs:
-    raise common_flags.UsageError("name at least one directory of a run")
+    raise program.UsageError("name at least one directory of a run")
   for workdir in workdirs:
     if not training.read_metrics(workdir):
-      raise common_flags.UsageError(f"{workdir} has no report of a run")
+      raise program.UsageError(f"{workdir} has no report of a run")
   groups = group(workdirs)
-  with common_flags.usage_errors():
+  with program.usage_errors():
     figures.learning_curves(groups, FLAGS.metric, FLAGS.output)
   print(FLAGS.output)
 
@@ -57,4 +57,4 @@ def group(workdirs: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
 
 
 if __name__ == "__main__":
-  common_flags.run(main, takes_arguments=True)
+  program.run(main, takes_arguments=True)
