@@ -31,7 +31,8 @@ class SequenceClassifier(hk.Module):
       core: Callable[[], hk.RNNCore],
       num_classes: int,
       mlp_sizes: Sequence[int] = (256, 256, 256, 256),
-      unroll_options: dict[str, Any] | None = None,
+      remat: bool = False,
+      unroll: int = 1,
       name: str = "sequence_classifier",
   ):
     """Constructs a SequenceClassifier.
@@ -40,14 +41,15 @@ class SequenceClassifier(hk.Module):
       core: makes the core, so that its parameters are this module's.
       num_classes: number of logits.
       mlp_sizes: sizes of the read-out's layers.
-      unroll_options: further arguments of `rmc.unroll`, such as `remat`.
+      remat: as in `rmc.unroll`.
+      unroll: as in `rmc.unroll`.
       name: name of the module.
     """
     super().__init__(name=name)
     self._core = core()
     self._mlp = hk.nets.MLP(mlp_sizes, activate_final=True, name="mlp")
     self._logits = hk.Linear(num_classes, name="logits")
-    self._unroll_options = unroll_options or {}
+    self._unroll_options = {"remat": remat, "unroll": unroll}
 
   def __call__(self, inputs: jax.Array) -> jax.Array:
     """Returns logits `[B, num_classes]` for inputs `[T, B, ...]`."""
@@ -98,7 +100,8 @@ class Seq2Seq(hk.Module):
       vocab_size: int,
       mlp_sizes: Sequence[int] = (256, 256, 256, 256),
       share_core: bool = True,
-      unroll_options: dict[str, Any] | None = None,
+      remat: bool = False,
+      unroll: int = 1,
       name: str = "seq2seq",
   ):
     """Constructs a Seq2Seq.
@@ -108,7 +111,8 @@ class Seq2Seq(hk.Module):
       vocab_size: V, of both sequences.
       mlp_sizes: sizes of the MLP's layers.
       share_core: whether the encoder is the decoder too.
-      unroll_options: further arguments of `rmc.unroll`, such as `remat`.
+      remat: as in `rmc.unroll`.
+      unroll: as in `rmc.unroll`.
       name: name of the module.
     """
     super().__init__(name=name)
@@ -117,7 +121,7 @@ class Seq2Seq(hk.Module):
     self._mlp = hk.nets.MLP(mlp_sizes, activate_final=True, name="mlp")
     self._logits = hk.Linear(vocab_size, name="logits")
     self._vocab_size = vocab_size
-    self._unroll_options = unroll_options or {}
+    self._unroll_options = {"remat": remat, "unroll": unroll}
 
   def __call__(
       self,

@@ -210,7 +210,7 @@ def _make_network(task: LearnToExecute) -> hk.MultiTransformed:
         len(task.vocabulary),
         mlp_sizes,
         FLAGS.share_core,
-        common_flags.unroll_options(),
+        **common_flags.unroll_options(),
     )
 
     def teach(batch):

@@ -56,7 +56,7 @@ def main():
         common_flags.make_core,
         task.num_objects,
         mlp_sizes,
-        common_flags.unroll_options(),
+        **common_flags.unroll_options(),
     )
 
   def sample(key, indices):

@@ -90,7 +90,7 @@ def test_unroll_options(options):
   """They reach `rmc.unroll` and change no number."""
   inputs = DEFAULT.inputs(STEPS, BATCH)
   params = draw_params(classify(), inputs)
-  with_options = classify(unroll_options=options)
+  with_options = classify(**options)
   assert_close(
       apply(with_options, params, inputs), apply(classify(), params, inputs)
   )

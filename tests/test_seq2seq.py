@@ -140,7 +140,7 @@ def test_unroll_options():
   """They reach both unrolls and change no number."""
   batch = draw_batch()
   params = draw_params(call(), *batch)
-  with_options = call(unroll_options={"remat": True, "unroll": 2})
+  with_options = call(remat=True, unroll=2)
   assert_close(
       apply(with_options, params, *batch), apply(call(), params, *batch)
   )
