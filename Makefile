@@ -14,7 +14,7 @@ comma := ,
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/installed-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow stress lint install clean
 
 install: $(STAMP)
 
@@ -37,6 +37,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Kills a run at 50 random moments and compares its end; some minutes.
+stress: $(STAMP)
+	$(BIN)/python -m tests.stress
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -109,20 +109,31 @@ def contents(directory):
   }
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, worker_id):
-  """The directory of a tiny run, one for all test processes."""
+def made_once(tmp_path_factory, worker_id, name, make):
+  """Returns a directory that one of the test processes fills for all."""
   shared = tmp_path_factory.getbasetemp()
   if worker_id != "master":
     shared = shared.parent
-  workdir = shared / "tiny" / "made" / "by_the_program"
-  with (shared / "tiny.lock").open("w") as lock:
+  directory = shared / name
+  with (shared / f"{name}.lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    if not workdir.exists():
-      out, err = finish(start(*TINY, f"--workdir={workdir}"))
-      (workdir.parent / "out").write_text(out)
-      (workdir.parent / "err").write_text(err)
-  return workdir
+    if not (shared / f"{name}.made").exists():
+      make(directory)
+      (shared / f"{name}.made").touch()
+  return directory
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, worker_id):
+  """The directory of a tiny run."""
+
+  def make(directory):
+    out, err = finish(start(*TINY, f"--workdir={directory / 'by' / 'itself'}"))
+    (directory / "out").write_text(out)
+    (directory / "err").write_text(err)
+
+  directory = made_once(tmp_path_factory, worker_id, "tiny", make)
+  return directory / "by" / "itself"
 
 
 # Flags.
@@ -282,8 +293,8 @@ def test_files(finished):
 
 
 def test_output_without_a_terminal(finished):
-  out = (finished.parent / "out").read_text()
-  err = (finished.parent / "err").read_text()
+  out = (finished.parents[1] / "out").read_text()
+  err = (finished.parents[1] / "err").read_text()
   assert err == ""
   assert "sequence_classifier/~/logits" in out and "\nall " in out
   lines = re.findall(r"^step (\d+)/45 .*loss=.* s left\]$", out, re.MULTILINE)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import json
 import os
+import threading
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 _TIMEOUT_SECONDS = 300
+_GRACE_SECONDS = 3600
 
 
 class MultihostError(Exception):
@@ -56,16 +58,33 @@ def initialize(
         f"process_id must be from 0 to {num_processes - 1} (num_processes - "
         f"1), got {process_id}."
     )
-  try:
-    jax.distributed.initialize(
-        *given, initialization_timeout=timeout_seconds
-    )
-  except (RuntimeError, ValueError) as error:
+  # JAX aborts the process when its own time is up, so it is given longer and
+  # the waiting is done here.
+  errors = []
+
+  def join():
+    try:
+      jax.distributed.initialize(
+          *given, initialization_timeout=timeout_seconds + _GRACE_SECONDS
+      )
+    except (RuntimeError, ValueError) as error:
+      errors.append(error)
+
+  joining = threading.Thread(target=join, daemon=True)
+  joining.start()
+  joining.join(timeout_seconds)
+  if joining.is_alive() or errors:
+    where = ""
+    if coordinator_address is not None:
+      where = (
+          f" (process {process_id} of {num_processes}, coordinator "
+          f"{coordinator_address})"
+      )
     raise MultihostError(
-        f"the processes of this run did not come together within "
-        f"{timeout_seconds} seconds (coordinator {coordinator_address}, "
-        f"process {process_id} of {num_processes}): {error}"
-    ) from error
+        "the processes of this run did not come together within "
+        f"{timeout_seconds} seconds{where}"
+        + "".join(f": {error}" for error in errors)
+    ) from (errors[0] if errors else None)
 
 
 def is_multihost(environment: Mapping[str, str]) -> bool:
