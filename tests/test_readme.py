@@ -9,18 +9,24 @@ ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_example_runs():
-  (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+def test_examples_run():
   names = {}
-  exec(example, names)
+  examples = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+  assert len(examples) == 2
+  for example in examples:
+    exec(example, names)
   assert names["outputs"].shape == (10, 2, 256)
   assert names["memory"].shape == (2, 4, 64)
   assert jnp.all(jnp.isfinite(names["outputs"]))
+  assert names["timestep"].observation.shape == (1000, 5, 5, 6)
 
 
 def test_presets_are_there():
   presets = {path.stem for path in (ROOT / "scripts/presets").iterdir()}
-  assert set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)) >= presets
+  named = set(re.findall(r"`(nth_farthest_\w+)`", TEXT))
+  assert named == {name for name in presets if name.startswith("nth_farthest")}
+  for preset in re.findall(r"presets/(\w+)\.flags", TEXT):
+    assert preset in presets
 
 
 def test_links_and_programs_are_there():
