@@ -1,16 +1,19 @@
-"""Trains the RMC and an LSTM on a small Nth Farthest and compares them.
+"""Trains the RMC and an LSTM on a small task and compares them.
 
   python -m scripts.demo --seeds=0,1,2
+  python -m scripts.demo --benchmark=learn_to_execute
 
-Both see the same stream of examples. It takes some two minutes a seed on two
-CPU cores, prints a table and leaves learning_curves.png, and in each run's
-directory attention.png.
+Both see the same stream of examples. Nth Farthest takes some two minutes a
+core and seed on two CPU cores, Learning to Execute no longer. It prints a
+table and leaves learning_curves.png, and in each run's directory what the
+training program draws.
 """
 
 import json
 import pathlib
 import subprocess
 import sys
+from typing import NamedTuple
 
 from absl import flags
 import tabulate
@@ -19,11 +22,51 @@ from scripts import figures, program
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("demo_dir", "runs/demo", "Directory of the demo's runs.")
+
+
+class _Demo(NamedTuple):
+  """What to run, and which figures to show.
+
+  Attributes:
+    module: the training program.
+    preset: its flags.
+    directory: of the runs, unless --demo_dir says otherwise.
+    curve: the figure whose curves are drawn.
+    accuracy: the final figure, which has a standard error.
+  """
+
+  module: str
+  preset: str
+  directory: str
+  curve: str
+  accuracy: str
+
+
+_DEMOS = {
+    "nth_farthest": _Demo(
+        "scripts.train_nth_farthest",
+        "nth_farthest_demo.flags",
+        "runs/demo",
+        "accuracy",
+        "eval_accuracy",
+    ),
+    "learn_to_execute": _Demo(
+        "scripts.train_learn_to_execute",
+        "lte_demo.flags",
+        "runs/demo_learn_to_execute",
+        "eval_character_accuracy",
+        "eval_character_accuracy",
+    ),
+}
+
+flags.DEFINE_enum("benchmark", "nth_farthest", list(_DEMOS), "What to learn.")
+flags.DEFINE_string(
+    "demo_dir", None, "Directory of the demo's runs; default: under runs/."
+)
 flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
 flags.DEFINE_list("cores", ["rmc", "lstm"], "Cores, separated by commas.")
 
-_PRESET = pathlib.Path(__file__).parent / "presets" / "nth_farthest_demo.flags"
+_PRESETS = pathlib.Path(__file__).parent / "presets"
 
 
 def main():
@@ -35,7 +78,8 @@ def main():
             f"--{name}={','.join(FLAGS[name].value)} must be a list of "
             f"{sorted(allowed) if allowed else 'numbers from 0'}"
         )
-  directory = pathlib.Path(FLAGS.demo_dir)
+  demo = _DEMOS[FLAGS.benchmark]
+  directory = pathlib.Path(FLAGS.demo_dir or demo.directory)
   groups = {core: [] for core in FLAGS.cores}
   rows = []
   for core, workdirs in groups.items():
@@ -43,25 +87,27 @@ def main():
       workdir = directory / f"{core}_seed{seed}"
       workdirs.append(workdir)
       print(f"\n{core}, seed {seed}", flush=True)
-      _train(core, seed, workdir)
-      rows.append(_row(core, seed, workdir))
-  plateau = json.loads((workdir / "summary.json").read_text())["plateau"]
+      _train(demo, core, seed, workdir)
+      rows.append(_row(demo, core, seed, workdir))
+  summary = json.loads((workdir / "summary.json").read_text())
+  plateau = summary.get("plateau")
   path = directory / "learning_curves.png"
-  figures.learning_curves(groups, "accuracy", path, plateau)
+  figures.learning_curves(groups, demo.curve, path, plateau)
   print()
   print(tabulate.tabulate(rows, headers="keys", floatfmt=".3f", intfmt=","))
-  print(f"\nwithout comparing distances one reaches {plateau:.3f}")
+  if plateau is not None:
+    print(f"\nwithout comparing distances one reaches {plateau:.3f}")
   print(f"learning curves: {path}")
-  if "rmc" in groups:
+  if FLAGS.benchmark == "nth_farthest" and "rmc" in groups:
     print(f"attention of the slots: {groups['rmc'][0] / 'attention.png'}")
 
 
-def _train(core: str, seed: str, workdir: pathlib.Path):
+def _train(demo: _Demo, core: str, seed: str, workdir: pathlib.Path):
   command = [
       sys.executable,
       "-m",
-      "scripts.train_nth_farthest",
-      f"--flagfile={_PRESET}",
+      demo.module,
+      f"--flagfile={_PRESETS / demo.preset}",
       f"--core={core}",
       f"--seed={seed}",
       f"--workdir={workdir}",
@@ -71,15 +117,17 @@ def _train(core: str, seed: str, workdir: pathlib.Path):
     sys.exit(status)
 
 
-def _row(core: str, seed: str, workdir: pathlib.Path) -> dict[str, object]:
+def _row(
+    demo: _Demo, core: str, seed: str, workdir: pathlib.Path
+) -> dict[str, object]:
   summary = json.loads((workdir / "summary.json").read_text())
   return {
       "core": core,
       "seed": seed,
       "parameters": summary["parameters"],
       "updates": summary["step"],
-      "accuracy": summary["eval_accuracy"],
-      "standard error": summary["eval_accuracy_standard_error"],
+      "accuracy": summary[demo.accuracy],
+      "standard error": summary[f"{demo.accuracy}_standard_error"],
       "updates/s": summary["steps_per_second"],
       "seconds": summary["wall_seconds"],
   }
