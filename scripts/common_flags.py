@@ -239,6 +239,8 @@ def run(main: Callable[[], None]):
       _exit(128 + error.signum, error)
     except (training.NonFiniteError, training.MultihostError, OSError) as error:
       _exit(1, error)
+    except KeyboardInterrupt:
+      _exit(130, "stopped at once; the last checkpoint is kept")
 
   global _main_module
   _main_module = sys.argv[0] if module == "__main__" else module
@@ -477,7 +479,7 @@ def _check_workdir():
     ) from error
 
 
-def _exit(status: int, error: BaseException):
+def _exit(status: int, error: BaseException | str):
   program = pathlib.Path(sys.argv[0]).stem
   print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
   sys.exit(status)
