@@ -9,7 +9,6 @@ from typing import Any
 
 import haiku as hk
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 
 
@@ -26,6 +25,8 @@ def unroll(
     return_all_states: bool = False,
 ) -> tuple[Any, Any]:
   """Unrolls a core over a sequence with `hk.dynamic_unroll`.
+
+  It must be called inside `hk.transform`.
 
   A core may offer to do what does not depend on its state once for the whole
   sequence. It then has two more methods, such that `core(inputs, state)`
@@ -109,9 +110,10 @@ def unroll(
       next_state = _where(running, next_state, state)
     return output, next_state
 
+  policy = None if remat else jax.checkpoint_policies.dots_saveable
   # What prevent_cse prevents cannot happen across the steps of a loop.
   outputs, states = hk.dynamic_unroll(
-      hk.remat(step, prevent_cse=False, policy=None if remat else _is_product),
+      hk.remat(step, prevent_cse=False, policy=policy),
       (inputs, should_reset, running),
       initial_state,
       return_all_states=return_all_states,
@@ -121,10 +123,6 @@ def unroll(
     outputs = _swap_time(outputs)
     states = _swap_time(states) if return_all_states else states
   return outputs, states
-
-
-def _is_product(primitive: jax.extend.core.Primitive, *_, **__) -> bool:
-  return primitive.name in ("dot_general", "conv_general_dilated")
 
 
 def _swap_time(nest):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import sys
 from typing import Any
 
@@ -238,6 +239,9 @@ def run(main: Callable[[], None]):
       raise Failure(str(error), 128 + error.signum) from error
     except (training.NonFiniteError, training.MultihostError) as error:
       raise Failure(str(error)) from error
+    except KeyboardInterrupt as error:
+      message = "stopped at once; the last checkpoint is kept"
+      raise Failure(message, 128 + signal.SIGINT) from error
 
   global _main_module
   module = main.__module__

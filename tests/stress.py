@@ -101,7 +101,7 @@ def stress(directory, kills, rng):
   bar = tqdm.tqdm(total=kills, unit="kill")
   while bar.n < kills or (directory / f"run_{finished}").exists():
     workdir = directory / f"run_{finished}"
-    restored = _newest(workdir)
+    before = _traces(workdir)
     process = start(workdir)
     try:
       # The last run is let through to its end.
@@ -112,7 +112,7 @@ def stress(directory, kills, rng):
       process.communicate()
       assert bar.n < kills, "the run hangs"
       bar.update()
-      found[_moment(workdir, restored)] += 1
+      found[_moment(before, _traces(workdir))] += 1
       continue
     assert process.returncode == 0, err
     compare(workdir, whole)
@@ -122,18 +122,20 @@ def stress(directory, kills, rng):
   return finished, found
 
 
-def _newest(workdir):
-  """Returns the step of the newest checkpoint, 0 if there is none."""
-  names = [p.name for p in (workdir / "checkpoints").glob("*")]
-  return max((int(name) for name in names if name.isdigit()), default=0)
+def _traces(workdir):
+  """Returns the names of all checkpoints, whole or not, and of the summary."""
+  names = {path.name for path in workdir.glob("checkpoints/*")}
+  return names | {path.name for path in workdir.glob("summary.json")}
 
 
-def _moment(workdir, restored):
-  if list(workdir.glob("checkpoints/*tmp*")):
-    return "writing a checkpoint"
-  if (workdir / "summary.json").exists():
+def _moment(before, after):
+  """Says what a run was at when it was killed, from what it left."""
+  new = after - before
+  if "summary.json" in new:
     return "ending"
-  return "training" if _newest(workdir) > restored else "starting"
+  if any(not name.isdigit() for name in new):
+    return "writing a checkpoint"
+  return "training" if new else "starting"
 
 
 def main():

@@ -401,6 +401,16 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, program):
   assert steps_of(workdir)[-1] == int(match[1])
 
 
+def test_ctrl_c_twice_is_one_line(program, tmp_path, monkeypatch):
+  def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(training, "train", interrupted)
+  status, _, err, _ = program(*TINY, f"--workdir={tmp_path}")
+  assert (status, err.count("\n")) == (130, 1)
+  assert "stopped at once; the last checkpoint is kept" in err
+
+
 def test_a_full_disk_is_one_line_and_status_1(tmp_path):
   """The system's limit on the size of files stands for it."""
   workdir = tmp_path / "run"

@@ -161,7 +161,14 @@ def change_the_config(step):
   path.write_text(text.replace('"config": {', '"cOnfig": {'))
 
 
+def params_of_another_step(step):
+  """Whole files, each as orbax wrote it, that do not belong together."""
+  shutil.rmtree(step / "params")
+  shutil.copytree(step.parent / "40" / "params", step / "params")
+
+
 DAMAGES = [
+    params_of_another_step,
     truncate_all,
     empty_all,
     truncate_largest,
@@ -307,9 +314,10 @@ def test_load_params_says_what_is_wrong(workdir, tmp_path):
   with pytest.raises(training.CheckpointError, match="no checkpoint"):
     training.load_params(tmp_path / "nowhere")
   assert not (tmp_path / "nowhere").exists()
-  truncate_all(workdir / "checkpoints" / "45")
-  with pytest.raises(training.CheckpointError, match="step 45 .*cannot be"):
-    training.load_params(workdir)
+  for damage in (params_of_another_step, truncate_all):
+    damage(workdir / "checkpoints" / "45")
+    with pytest.raises(training.CheckpointError, match="step 45 .*cannot be"):
+      training.load_params(workdir)
   assert training.load_params(workdir, 40).keys() == {"linear"}
 
 

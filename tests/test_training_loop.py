@@ -1,11 +1,13 @@
 """The training loop: schedule, exact resume, signals, faults."""
 
 import contextlib
+import io
 import json
 import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 
 import jax
@@ -207,6 +209,39 @@ def test_other_flags_are_listed(tmp_path):
   assert "sizes" not in str(caught.value)
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
   train(tmp_path, 30, config=config)
+
+
+def test_fewer_steps_than_are_done_change_nothing(tmp_path, unbroken, capsys):
+  train(tmp_path, STEPS)
+  capsys.readouterr()
+  assert train(tmp_path, 20)["step"] == STEPS
+  assert " 0 s left]" in capsys.readouterr().out
+  assert_same_run(tmp_path, unbroken)
+
+
+# Progress.
+
+
+class Terminal(io.StringIO):
+  """A stream that says it is a terminal."""
+
+  def isatty(self):
+    return True
+
+
+def test_progress_on_a_terminal_and_elsewhere(tmp_path, monkeypatch, capsys):
+  train(tmp_path / "plain", 20)
+  out, err = capsys.readouterr()
+  lines = out.splitlines()
+  assert err == "" and len(lines) == 2
+  assert lines[1].startswith("step 20/20 ")
+  assert "loss=" in lines[1] and lines[1].endswith("0 s left]")
+  monkeypatch.setattr("sys.stderr", Terminal())
+  train(tmp_path / "bar", 20)
+  text = sys.stderr.getvalue()
+  assert "20/20" in text and "step/s" in text and "loss=" in text
+  assert "<" in text  # The time left.
+  assert capsys.readouterr().out == ""
 
 
 # Not finite.

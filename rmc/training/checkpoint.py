@@ -47,7 +47,6 @@ class Checkpointer:
         options=ocp.CheckpointManagerOptions(
             max_to_keep=_MAX_TO_KEEP,
             create=False,
-            read_only=read_only,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,
             # Only the process that writes may be here, so none is waited for.

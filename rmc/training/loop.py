@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import signal
-import sys
 import threading
 import time
 from typing import Any
@@ -232,8 +231,9 @@ def train(
       record["wall_seconds"] = round(mark - started, 3)
       multihost.on_leader(lambda: log.write(record | extra))
       if leader:
-        seconds_left = (mark - began) / (step - first_step or 1)
-        _show(bar, record, seconds_left * (schedule.num_steps - step))
+        seconds_a_step = (mark - began) / (step - first_step or 1)
+        steps_left = max(schedule.num_steps - step, 0)
+        _show(bar, record, seconds_a_step * steps_left)
 
     def save():
       nonlocal mark
@@ -368,7 +368,8 @@ def _stop_signals() -> Iterator[list[int]]:
     del frame
     received.append(signum)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    print("stopping after this step; once more to stop now", file=sys.stderr)
+    # Not print, which fails if the signal came in the middle of another.
+    os.write(2, b"stopping after this step; once more to stop now\n")
     if jax.process_count() > 1:
       os.kill(os.getpid(), signal.SIGTERM)
 
