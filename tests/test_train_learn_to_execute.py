@@ -10,6 +10,7 @@ import sys
 from absl import flags
 from absl.testing import flagsaver
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -43,9 +44,11 @@ def compiled_once(tmp_path_factory):
   before = {name: getattr(jax.config, name) for name in options}
   for name, value in options.items():
     jax.config.update(name, value)
+  compilation_cache.reset_cache()
   yield
   for name, value in before.items():
     jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture
