@@ -26,8 +26,6 @@ def unroll(
 ) -> tuple[Any, Any]:
   """Unrolls a core over a sequence with `hk.dynamic_unroll`.
 
-  It must be called inside `hk.transform`.
-
   A core may offer to do what does not depend on its state once for the whole
   sequence. It then has two more methods, such that `core(inputs, state)`
   equals `core.advance(core.precompute(inputs), state)`:
@@ -113,7 +111,7 @@ def unroll(
   policy = None if remat else jax.checkpoint_policies.dots_saveable
   # What prevent_cse prevents cannot happen across the steps of a loop.
   outputs, states = hk.dynamic_unroll(
-      hk.remat(step, prevent_cse=False, policy=policy),
+      _remat(step, prevent_cse=False, policy=policy),
       (inputs, should_reset, running),
       initial_state,
       return_all_states=return_all_states,
@@ -123,6 +121,15 @@ def unroll(
     outputs = _swap_time(outputs)
     states = _swap_time(states) if return_all_states else states
   return outputs, states
+
+
+def _remat(function, **options):
+  """Is `hk.remat`, and JAX's own where there is no transform around it."""
+  try:
+    hk.running_init()
+  except ValueError:
+    return jax.checkpoint(function, **options)
+  return hk.remat(function, **options)
 
 
 def _swap_time(nest):
