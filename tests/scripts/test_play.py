@@ -87,7 +87,7 @@ def test_film_of_a_random_episode(tmp_path, env, size):
         (["--env=pong"], "--env=pong"),
         (["--env=box_world", "--mode=hunt"], "--mode is of --env=mini_pacman"),
         (["--env=box_world", "--speed=3"], "'speed'"),
-        (["--env=box_world", "now"], "unexpected argument 'now'"),
+        (["--env=box_world", "now"], "'now' is not a flag"),
         (["--env=box_world", "--gif=/no/such/a.gif"], "its folder must exist"),
     ],
 )
