@@ -45,7 +45,7 @@ FLAGS = (
     "--eval_every=50",
     "--checkpoint_every=5",
     "--eval_examples=100",
-    "--steps=250",
+    "--steps=1000",
 )
 
 
