@@ -28,7 +28,7 @@ CORE = {"num_heads": 2, "head_size": 4}
     "environment,expected",
     [
         ({}, False),
-        ({"HOME": "/home/me", "TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"HOME": "here", "TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "t1k-0,t1k-1", "TPU_WORKER_ID": "1"}, True),
         ({"TPU_PROCESS_ADDRESSES": "localhost:8476,localhost:8477"}, True),
         # An allocation of several tasks, outside srun.
