@@ -51,15 +51,30 @@ class SequenceClassifier(hk.Module):
     self._logits = hk.Linear(num_classes, name="logits")
     self._unroll_options = {"remat": remat, "unroll": unroll}
 
-  def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Returns logits `[B, num_classes]` for inputs `[T, B, ...]`."""
+  def __call__(
+      self, inputs: jax.Array, lengths: jax.Array | None = None
+  ) -> jax.Array:
+    """Classifies sequences.
+
+    Args:
+      inputs: `[T, B, ...]`.
+      lengths: how many steps each sequence has, 1 or more, `[B]`; None for T.
+
+    Returns:
+      Logits, `[B, num_classes]`.
+    """
     outputs, _ = unroll(
         self._core,
         inputs,
         self._core.initial_state(inputs.shape[1]),
+        lengths=lengths,
         **self._unroll_options,
-    )
-    return self._logits(self._mlp(outputs[-1]))
+    )  # [T, B, F]
+    last = outputs[-1]
+    if lengths is not None:
+      # Past the length an output is zero.
+      last = jnp.take_along_axis(outputs, lengths[None, :, None] - 1, axis=0)[0]
+    return self._logits(self._mlp(last))
 
   def inspect(self, inputs: jax.Array) -> tuple[jax.Array, StepInfo]:
     """Also tells what happened inside each step of a `RelationalMemory`.

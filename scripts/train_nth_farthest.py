@@ -19,7 +19,12 @@ import optax
 import rmc
 from rmc import training
 from scripts import common_flags, figures
-from tasks.nth_farthest import ORDERS, NthFarthest
+from tasks.nth_farthest import (
+    ORDERS,
+    Curriculum,
+    NthFarthest,
+    parse_stages,
+)
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common_flags)
@@ -33,6 +38,23 @@ flags.DEFINE_enum(
     "Whether rank n counts from the farthest object, as in the paper, or from "
     "the nearest, as in the released Sonnet code.",
 )
+flags.DEFINE_list(
+    "curriculum",
+    [],
+    "What to learn before the whole task: OBJECTSxFEATURES[xLABELS], ...; as "
+    "in 3x2,3x4,4x4x8. Without LABELS there are as many as objects. All stages "
+    "have the shapes of the whole task, on which the run is evaluated.",
+)
+flags.DEFINE_float(
+    "curriculum_threshold",
+    0.9,
+    "The next stage begins at this accuracy on the present one.",
+)
+flags.DEFINE_float(
+    "curriculum_review",
+    0.0,
+    "Share of examples drawn from the stages before the present one.",
+)
 flags.DEFINE_integer(
     "eval_examples",
     10_000,
@@ -45,9 +67,15 @@ _EVAL_BATCH = 1000
 
 def main():
   """Trains or evaluates."""
-  common_flags.make_parallel()
+  parallel = common_flags.make_parallel()
   with common_flags.usage_errors():
     task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
+    curriculum = Curriculum(
+        task,
+        parse_stages(FLAGS.curriculum),
+        FLAGS.curriculum_threshold,
+        FLAGS.curriculum_review,
+    )
   mlp_sizes = common_flags.mlp_sizes()
   init_key, data_key, eval_key = jax.random.split(jax.random.key(FLAGS.seed), 3)
 
@@ -64,7 +92,7 @@ def main():
     inputs, labels = jax.vmap(task.sample)(training.example_keys(key, indices))
     return jnp.swapaxes(inputs, 0, 1), labels
 
-  network = hk.without_apply_rng(hk.transform(lambda x: classifier()(x)))
+  network = hk.without_apply_rng(hk.transform(lambda *x: classifier()(*x)))
   optimizer = common_flags.make_optimizer()
   example = jnp.zeros((task.num_objects, 1, task.step_size))
   with common_flags.usage_errors():
@@ -72,20 +100,37 @@ def main():
 
   def init():
     params = jax.jit(network.init)(init_key, example)
-    return training.init_state(params, optimizer, data_key)
-
-  def figures_of(params, key, indices):
-    inputs, labels = sample(key, indices)
-    logits = network.apply(params, inputs)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    correct = (jnp.argmax(logits, axis=1) == labels).astype(losses.dtype)
-    return jnp.mean(losses), jnp.mean(correct)
+    carry = curriculum.initial(FLAGS.batch_size) if FLAGS.curriculum else None
+    return training.init_state(params, optimizer, data_key, carry)
 
   def loss_fn(params, indices, carry, key):
-    loss, accuracy = figures_of(params, key, indices)
-    return loss, ({"accuracy": accuracy}, carry)
+    if FLAGS.curriculum:
+      return stage_loss_fn(params, indices, carry, key)
+    inputs, labels = sample(key, indices)
+    loss, correct = _score(network.apply(params, inputs), labels)
+    return loss, ({"accuracy": jnp.mean(correct)}, carry)
 
-  eval_figures = jax.jit(figures_of)
+  def stage_loss_fn(params, indices, progress, key):
+    inputs, labels, stages, present = jax.vmap(
+        curriculum.sample, in_axes=(0, None)
+    )(training.example_keys(key, indices), progress.stage[0])
+    logits = network.apply(
+        params, jnp.swapaxes(inputs, 0, 1), stages.num_objects
+    )
+    loss, correct = _score(logits, labels)
+    count = parallel.mean(jnp.mean(present, dtype=correct.dtype))
+    metrics = {
+        "accuracy": jnp.mean(correct),
+        "stage": progress.stage[0].astype(correct.dtype),
+    }
+    correct = parallel.mean(jnp.mean(jnp.where(present, correct, 0.0)))
+    return loss, (metrics, curriculum.advance(progress, correct, count))
+
+  @jax.jit
+  def eval_figures(params, key, indices):
+    inputs, labels = sample(key, indices)
+    loss, correct = _score(network.apply(params, inputs), labels)
+    return loss, jnp.mean(correct)
 
   def evaluate(state):
     """Draws examples that depend on the step, apart from those of training."""
@@ -119,6 +164,13 @@ def main():
               hk.transform(lambda x: classifier().inspect(x))
           ).apply,
       )
+
+
+def _score(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the loss, and for each example whether it is right, `[B]`."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  correct = jnp.argmax(logits, axis=1) == labels
+  return jnp.mean(losses), correct.astype(losses.dtype)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,30 @@ Glossary of shapes:
   - d: number of coordinates of an object.
 """
 
+from collections.abc import Sequence
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 ORDERS = ("farthest", "nearest")
+# Of the running mean of a stage's accuracy; about 20 updates long.
+_DECAY = 0.95
+
+
+class Stage(NamedTuple):
+  """A part of the task: fewer objects, coordinates or labels than it has.
+
+  Attributes:
+    num_objects: how many objects are shown, before steps of zeros.
+    num_features: how many coordinates are not zero.
+    num_labels: how many labels the objects draw theirs from.
+  """
+
+  num_objects: int | jax.Array
+  num_features: int | jax.Array
+  num_labels: int | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +85,11 @@ class NthFarthest:
     """
     return 2 / self.num_objects
 
+  @property
+  def whole(self) -> Stage:
+    """The stage that is the task itself."""
+    return Stage(self.num_objects, self.num_features, self.num_objects)
+
   def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draws one sequence; use `jax.vmap` over keys for a batch.
 
@@ -87,6 +110,37 @@ class NthFarthest:
     rank = jax.random.randint(keys[3], (), 0, k)
     return self.compose(points, labels, reference, rank)
 
+  def sample_stage(
+      self, key: jax.Array, stage: Stage
+  ) -> tuple[jax.Array, jax.Array]:
+    """Draws one sequence of a part of the task, in the shapes of the whole.
+
+    Args:
+      key: a PRNG key; the sequence is a pure function of it and the stage.
+      stage: which part. Its numbers may be traced, so that one compiled
+        function serves all stages.
+
+    Returns:
+      Inputs `[k, d + 3k]`, float32, whose steps after the last object are
+      zero, and the label of the answer, from 0, int32.
+    """
+    k = self.num_objects
+    keys = jax.random.split(key, 4)
+    points = jax.random.uniform(
+        keys[0], (k, self.num_features), minval=-1.0, maxval=1.0
+    )
+    in_use = jnp.arange(self.num_features) < stage.num_features  # [d]
+    points = jnp.where(in_use[None], points, 0.0)
+    labels = jax.random.permutation(keys[1], k)
+    # The labels in use come first, in random order.
+    labels = labels[jnp.argsort(labels >= stage.num_labels, stable=True)]
+    reference = labels[jax.random.randint(keys[2], (), 0, stage.num_objects)]
+    rank = jax.random.randint(keys[3], (), 0, stage.num_objects)
+    inputs = self._lay_out(points, labels, reference, rank)
+    shown = jnp.arange(k) < stage.num_objects
+    inputs = jnp.where(shown[:, None], inputs, 0.0)
+    return inputs, self.answer(inputs)
+
   def compose(
       self,
       points: jax.Array,
@@ -106,11 +160,15 @@ class NthFarthest:
       Inputs `[k, d + 3k]`, float32, and the label of the answer, from 0,
       int32.
     """
+    inputs = self._lay_out(points, labels, reference, rank)
+    return inputs, self.answer(inputs)
+
+  def _lay_out(self, points, labels, reference, rank) -> jax.Array:
     k = self.num_objects
     question = jnp.concatenate(
         [jax.nn.one_hot(reference, k), jax.nn.one_hot(rank, k)]
     )
-    inputs = jnp.concatenate(
+    return jnp.concatenate(
         [
             points.astype(jnp.float32),
             jax.nn.one_hot(labels, k),
@@ -118,12 +176,15 @@ class NthFarthest:
         ],
         axis=1,
     )
-    return inputs, self.answer(inputs)
 
   def answer(self, inputs: jax.Array) -> jax.Array:
-    """Returns the label of the answer, from 0, for inputs `[k, d + 3k]`."""
+    """Returns the label of the answer, from 0, for inputs `[k, d + 3k]`.
+
+    Steps of zeros, after the objects of a stage, are not among the answers.
+    """
     points = inputs[:, : self.num_features]  # [k, d]
     one_hot = inputs[:, self.num_features :]
+    shown = jnp.any(one_hot > 0, axis=1)  # [k]
     labels, reference, rank = (
         jnp.argmax(x, axis=1) for x in jnp.split(one_hot, 3, axis=1)
     )  # [k] each
@@ -131,4 +192,145 @@ class NthFarthest:
     distances = jnp.sum((points - origin[None]) ** 2, axis=1)  # [k]
     if self.order == "farthest":
       distances = -distances
+    distances = jnp.where(shown, distances, jnp.inf)
     return labels[jnp.argsort(distances)[rank[0]]].astype(jnp.int32)
+
+
+class Progress(NamedTuple):
+  """How far a curriculum has come; the same number for each example.
+
+  A carry is split over devices by example, hence the copies.
+
+  Attributes:
+    stage: number of the stage, from 0, int32, `[B]`.
+    accuracy: running mean of the accuracy on it, from 0, `[B]`.
+  """
+
+  stage: jax.Array
+  accuracy: jax.Array
+
+
+class Curriculum:
+  """Stages that end with the whole task, each begun when the last is learnt.
+
+  The next stage begins once a running mean of the accuracy on fresh examples
+  of the present one is at the threshold.
+
+  Attributes:
+    stages: all stages; the last is the whole task.
+  """
+
+  def __init__(
+      self,
+      task: NthFarthest,
+      stages: Sequence[Stage] = (),
+      threshold: float = 0.9,
+      review: float = 0.0,
+  ):
+    """Constructs a Curriculum.
+
+    Args:
+      task: the whole task.
+      stages: what comes before it; none for no curriculum.
+      threshold: accuracy, above 0 and at most 1, at which a stage ends.
+      review: share of examples, from 0 to below 1, that are drawn from the
+        stages before the present one, each as likely.
+
+    Raises:
+      ValueError: if a setting is out of its range.
+    """
+    for stage in stages:
+      if not (
+          2 <= stage.num_objects <= stage.num_labels <= task.num_objects
+          and 1 <= stage.num_features <= task.num_features
+      ):
+        raise ValueError(
+            "a stage must have 2 objects or more, no more of them than labels, "
+            f"1 feature or more, and no more of each than the task, {task}, "
+            f"got {stage}."
+        )
+    if not 0 < threshold <= 1:
+      raise ValueError(
+          f"threshold must be above 0 and at most 1, got {threshold}."
+      )
+    if not 0 <= review < 1:
+      raise ValueError(f"review must be from 0 to below 1, got {review}.")
+    self.stages = [stage for stage in stages if stage != task.whole]
+    self.stages.append(task.whole)
+    self._task = task
+    self._threshold = threshold
+    self._review = review
+
+  def initial(self, batch_size: int) -> Progress:
+    """Returns the progress before the first update."""
+    return Progress(
+        jnp.zeros(batch_size, jnp.int32), jnp.zeros(batch_size, jnp.float32)
+    )
+
+  def sample(
+      self, key: jax.Array, stage: jax.Array
+  ) -> tuple[jax.Array, jax.Array, Stage, jax.Array]:
+    """Draws one sequence, of the present stage or of one before it.
+
+    Args:
+      key: a PRNG key.
+      stage: number of the present stage, int32.
+
+    Returns:
+      Inputs and the answer, as `NthFarthest.sample_stage` returns them, the
+      stage that they are of, and whether that is the present one.
+    """
+    keys = jax.random.split(key, 3)
+    before = jax.random.randint(keys[0], (), 0, jnp.maximum(stage, 1))
+    reviews = jax.random.uniform(keys[1]) < self._review
+    number = jnp.where(reviews, before, stage)
+    drawn = Stage(*jnp.asarray(self.stages)[number])
+    inputs, answer = self._task.sample_stage(keys[2], drawn)
+    return inputs, answer, drawn, number == stage
+
+  def advance(
+      self, progress: Progress, correct: jax.Array, count: jax.Array
+  ) -> Progress:
+    """Returns the progress after an update.
+
+    Args:
+      progress: that before it.
+      correct: share of the batch, over all devices, that was of the present
+        stage and answered rightly.
+      count: share of the batch that was of the present stage.
+    """
+    accuracy = correct / jnp.maximum(count, 1e-6)
+    step = jnp.where(count > 0, 1 - _DECAY, 0.0)
+    accuracy = progress.accuracy + step * (accuracy - progress.accuracy)
+    learnt = accuracy >= self._threshold
+    learnt &= progress.stage < len(self.stages) - 1
+    return Progress(
+        progress.stage + learnt.astype(jnp.int32),
+        jnp.where(learnt, 0.0, accuracy),
+    )
+
+
+def parse_stages(names: Sequence[str]) -> list[Stage]:
+  """Reads stages as a person writes them.
+
+  Args:
+    names: for each stage its objects, features and, if there are more of them
+      than objects, labels, as in `3x2` or `3x2x8`.
+
+  Returns:
+    The stages.
+
+  Raises:
+    ValueError: if one is not of that form.
+  """
+  stages = []
+  for name in names:
+    numbers = name.split("x")
+    if len(numbers) not in (2, 3) or not all(n.isdecimal() for n in numbers):
+      raise ValueError(
+          "a stage must be OBJECTSxFEATURES or OBJECTSxFEATURESxLABELS, as in "
+          f"3x2 or 3x2x8, got {name!r}."
+      )
+    objects, features, *labels = map(int, numbers)
+    stages.append(Stage(objects, features, *(labels or [objects])))
+  return stages

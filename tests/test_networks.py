@@ -59,6 +59,24 @@ def test_classifier(core):
   assert_close(np.asarray(logits), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_classifier_of_sequences_that_differ_in_length(core):
+  """Each is classified as it would be by itself, whatever comes after."""
+  inputs = DEFAULT.inputs(STEPS, BATCH)
+  network = classify(CORES[core])
+  params = draw_params(network, inputs)
+  lengths = jnp.arange(BATCH, dtype=jnp.int32) % STEPS + 1
+
+  def with_lengths(inputs):
+    model = rmc.SequenceClassifier(CORES[core], 7, mlp_sizes=(6, 8))
+    return model(inputs, lengths)
+
+  logits = apply(with_lengths, params, inputs)
+  for b, length in enumerate(lengths.tolist()):
+    alone = apply(network, params, inputs[:length, b : b + 1])
+    assert_close(np.asarray(logits[b]), np.asarray(alone[0]), atol=1e-5)
+
+
 def test_default_read_out():
   """Four layers of 256, as in the paper."""
 

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.nth_farthest import NthFarthest
+from tasks.nth_farthest import (
+    Curriculum,
+    NthFarthest,
+    Progress,
+    Stage,
+    parse_stages,
+)
 from tests import golden_vectors
 
 
@@ -141,3 +147,135 @@ def test_compose_asks_what_it_is_told():
 def test_errors(arguments, message):
   with pytest.raises(ValueError, match=message):
     NthFarthest(**arguments)
+
+
+# Stages and curricula.
+
+
+def draw_stage(task, stage, count):
+  """Returns many sequences of a stage, whose numbers are traced."""
+  keys = jax.random.split(jax.random.key(1), count)
+  sample = jax.jit(jax.vmap(task.sample_stage, in_axes=(0, None)))
+  return jax.device_get(sample(keys, jax.tree.map(jnp.int32, stage)))
+
+
+@pytest.mark.parametrize("order", ["farthest", "nearest"])
+@pytest.mark.parametrize(
+    "stage", [Stage(2, 1, 2), Stage(3, 4, 3), Stage(3, 2, 5), Stage(5, 4, 5)]
+)
+def test_a_stage_is_a_smaller_task_in_the_same_shapes(stage, order):
+  """Zeros around fewer objects, coordinates and labels; answers by sorting."""
+  task = NthFarthest(5, 4, order)
+  objects, features, labels = stage
+  inputs, answers = draw_stage(task, stage, 200)
+  assert inputs.shape == (200, 5, task.step_size)
+  assert np.all(inputs[:, objects:] == 0)
+  shown = inputs[:, :objects]
+  assert np.all(shown[..., features:4] == 0)
+  assert np.all(shown[..., :features] != 0)
+  one_hot = shown[..., 4:].reshape(200, objects, 3, 5)
+  np.testing.assert_array_equal(one_hot.sum(axis=3), 1)
+  assert np.all(one_hot[:, :, 0].sum(axis=1) <= 1)  # No label twice.
+  assert np.all(one_hot[:, :, 0, labels:] == 0)
+  assert np.all(one_hot[:, :, 0, :labels].any(axis=(0, 1)))
+  # The question is about an object that is shown, at a rank that there is.
+  m = one_hot[:, 0, 1].argmax(axis=1)
+  assert np.all(one_hot[np.arange(200), :, 0, m].any(axis=1))
+  assert set(one_hot[:, 0, 2].argmax(axis=1)) == set(range(objects))
+
+  for points, names, question, answer in zip(
+      shown[..., :4], one_hot[:, :, 0], one_hot[:, 0, 1:], answers, strict=True
+  ):
+    names = names.argmax(axis=1).tolist()
+    reference, rank = question.argmax(axis=1).tolist()
+    origin = points[names.index(reference)].astype(np.float64)
+    distances = np.linalg.norm(points - origin, axis=1)
+    ranked = np.argsort(-distances if order == "farthest" else distances)
+    assert names[ranked[rank]] == answer
+
+
+def test_the_whole_task_is_a_stage():
+  task = NthFarthest(4, 3)
+  inputs, answers = draw_stage(task, task.whole, 20_000)
+  one_hot = inputs[..., 3:].reshape(-1, 4, 3, 4)
+  error = 5 * np.sqrt(0.25 * 0.75 / 20_000)
+  np.testing.assert_allclose(one_hot.mean(axis=0), 0.25, atol=error)
+  np.testing.assert_allclose(
+      np.bincount(answers, minlength=4) / 20_000, 0.25, atol=error
+  )
+
+
+def test_stages_are_read_and_end_with_the_whole_task():
+  task = NthFarthest(8, 16)
+  stages = parse_stages(["3x2", "3x4x8"])
+  assert stages == [Stage(3, 2, 3), Stage(3, 4, 8)]
+  whole = Stage(8, 16, 8)
+  assert Curriculum(task, stages).stages == [*stages, whole]
+  assert Curriculum(task, [*stages, whole]).stages == [*stages, whole]
+  assert Curriculum(task).stages == [whole]
+
+
+@pytest.mark.parametrize("name", ["3", "3x", "3xa", "3x2x3x4", "-3x2", ""])
+def test_a_stage_that_cannot_be_read_is_an_error(name):
+  with pytest.raises(ValueError, match=f"as in 3x2 or 3x2x8, got '{name}'"):
+    parse_stages([name])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"stages": [Stage(1, 1, 1)]}, "2 objects or more.*num_objects=1"),
+        ({"stages": [Stage(3, 1, 2)]}, "no more of them than labels"),
+        ({"stages": [Stage(3, 1, 5)]}, "than the task.*num_labels=5"),
+        ({"stages": [Stage(3, 0, 3)]}, "1 feature or more"),
+        ({"stages": [Stage(3, 3, 3)]}, "num_features=3"),
+        ({"threshold": 0}, "threshold must be above 0 .* got 0"),
+        ({"threshold": 1.5}, "threshold .* got 1.5"),
+        ({"review": -0.1}, "review must be from 0 to below 1, got -0.1"),
+        ({"review": 1}, "review .* got 1"),
+    ],
+)
+def test_curriculum_errors(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    Curriculum(NthFarthest(4, 2), **arguments)
+
+
+def test_a_curriculum_goes_on_when_a_stage_is_learnt():
+  """Against the running mean by hand; the last stage never ends."""
+  curriculum = Curriculum(
+      NthFarthest(4, 2), parse_stages(["3x1", "3x2"]), threshold=0.5
+  )
+  advance = jax.jit(curriculum.advance)
+  progress = curriculum.initial(2)
+  mean, stage, seen = 0.0, 0, []
+  for correct in [0.25] * 10 + [0.5] * 80:
+    progress = advance(progress, jnp.float32(correct), jnp.float32(0.5))
+    mean = 0.95 * mean + 0.05 * (correct / 0.5)
+    if mean >= 0.5 and stage < 2:
+      mean, stage = 0.0, stage + 1
+    assert progress.stage.tolist() == [stage] * 2
+    np.testing.assert_allclose(progress.accuracy, [mean] * 2, rtol=1e-5)
+    seen.append(stage)
+  assert set(seen) == {0, 1, 2}
+  # With no example of the present stage nothing is learnt about it.
+  same = advance(progress, jnp.float32(0), jnp.float32(0))
+  assert jax.tree.all(jax.tree.map(np.array_equal, same, progress))
+  assert isinstance(same, Progress)
+
+
+def test_review_draws_from_the_stages_before():
+  stages = parse_stages(["2x1", "3x1", "4x1"])
+  curriculum = Curriculum(NthFarthest(4, 2), stages, review=0.4)
+  keys = jax.random.split(jax.random.key(3), 8000)
+  sample = jax.jit(jax.vmap(curriculum.sample, in_axes=(0, None)))
+  inputs, answers, drawn, present = sample(keys, jnp.int32(2))
+  shown = np.any(inputs != 0, axis=2).sum(axis=1)
+  np.testing.assert_array_equal(drawn.num_objects, shown)
+  np.testing.assert_array_equal(present, shown == 4)
+  error = 5 * np.sqrt(0.4 * 0.6 / 8000)
+  np.testing.assert_allclose(
+      [np.mean(shown == n) for n in (2, 3, 4)], [0.2, 0.2, 0.6], atol=error
+  )
+  assert np.all(answers < shown)  # As many labels as objects.
+  _, _, drawn, present = sample(keys, jnp.int32(0))
+  assert np.all(drawn.num_objects == 2) and np.all(present)

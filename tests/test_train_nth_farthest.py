@@ -196,6 +196,10 @@ WRONG = {
     "--num_objects=1": "num_objects must be at least 2, got 1",
     "--num_features=0": "num_features",
     "--order=foo": "order",
+    "--curriculum=3": "as in 3x2 or 3x2x8, got '3'",
+    "--curriculum=3x4": "a stage must have 2 objects or more",
+    "--curriculum=2x1 --curriculum_threshold=0": "threshold must be above 0",
+    "--curriculum=2x1 --curriculum_review=1": "review must be from 0",
     "--mlp_sizes=8,x": "--mlp_sizes=8,x must be positive integers",
     "--mlp_sizes=0": "--mlp_sizes",
     "--eval_examples=1": "eval_examples",
@@ -363,6 +367,51 @@ def test_options(program, tmp_path, monkeypatch, options):
     else:
       assert option in saved
   assert (tmp_path / "attention.png").exists() == ("lstm" not in options)
+
+
+def test_a_curriculum_resumes_in_a_stage_and_is_split_over_devices(
+    program, tmp_path
+):
+  """In one go, in two, and split by pmap: the same stages and numbers."""
+  curriculum = (
+      *TINY,
+      "--core=lstm",
+      "--hidden_size=8",
+      "--curriculum=2x1,2x2,3x1",
+      "--curriculum_threshold=0.3",
+      "--curriculum_review=0.25",
+      "--log_every=1",
+      "--eval_every=0",
+      "--eval_examples=2",
+  )
+  for name, *options in (
+      ("whole", "--parallel=jit"),
+      ("halves", "--parallel=jit", "--steps=25"),
+      ("halves", "--parallel=jit"),
+      ("split", "--parallel=pmap"),
+  ):
+    status, _, err, _ = program(
+        *curriculum, f"--workdir={tmp_path / name}", *options
+    )
+    assert (status, err) == (0, "")
+  whole, halves, split = (
+      [r for r in records_of(tmp_path / name) if "stage" in r]
+      for name in ("whole", "halves", "split")
+  )
+  stages = [record["stage"] for record in whole]
+  assert len(set(stages)) > 2
+  assert 0 < stages[24] == stages[26] < 3  # Interrupted inside a stage.
+  assert [r["loss"] for r in halves] == [r["loss"] for r in whole]
+  assert_same_bits(
+      training.load_params(tmp_path / "halves"),
+      training.load_params(tmp_path / "whole"),
+  )
+  assert [record["stage"] for record in split] == stages
+  np.testing.assert_allclose(
+      [record["loss"] for record in split],
+      [record["loss"] for record in whole],
+      rtol=1e-4,
+  )
 
 
 # Faults.

@@ -172,6 +172,17 @@ class DataParallel:
         donate_argnums=0,
     )
 
+  def mean(self, x: Any) -> Any:
+    """Averages over devices what a loss function found on its examples.
+
+    Args:
+      x: a nest of arrays, each a mean over the examples at hand.
+
+    Returns:
+      The means over all examples of the update.
+    """
+    return jax.lax.pmean(x, _AXIS) if self.mode == "pmap" else x
+
   def _by_device(self, x: Any) -> np.ndarray:
     num_devices = len(self._local_devices)
     return np.reshape(x, (num_devices, -1, *np.shape(x)[1:]))  # [D, B / D, ...]
