@@ -8,6 +8,7 @@ Glossary of shapes:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import math
 import pathlib
 from typing import Any
 
@@ -23,11 +24,34 @@ _DPI = 120
 
 
 def learning_curve(
-    workdir: str | pathlib.Path, metric: str, plateau: float | None = None
+    workdir: str | pathlib.Path,
+    metric: str,
+    plateau: float | None = None,
+    stages: Sequence[str] = (),
 ):
-  """Draws a run's `learning_curve.png`."""
+  """Draws a run's `learning_curve.png`.
+
+  Args:
+    workdir: the run's directory.
+    metric: which figure of `metrics.jsonl` to draw.
+    plateau: where to draw a dotted line, if anywhere.
+    stages: names of the stages of a curriculum, whose beginnings are marked;
+      the run's reports then tell the `stage` by number.
+  """
   path = pathlib.Path(workdir) / "learning_curve.png"
-  learning_curves({path.parent.name: [workdir]}, metric, path, plateau)
+  marks = {}
+  if stages:
+    for step, stage in _curve(workdir, "stage").items():
+      # A report between two stages holds a number between theirs.
+      for number in range(len(marks), math.ceil(stage) + 1):
+        marks.setdefault(number, step)
+  learning_curves(
+      {path.parent.name: [workdir]},
+      metric,
+      path,
+      plateau,
+      [(step, stages[number]) for number, step in marks.items()],
+  )
 
 
 def learning_curves(
@@ -35,6 +59,7 @@ def learning_curves(
     metric: str,
     path: str | pathlib.Path,
     plateau: float | None = None,
+    marks: Sequence[tuple[int, str]] = (),
 ):
   """Draws a curve for each group of runs: mean, and spread from least to most.
 
@@ -43,6 +68,7 @@ def learning_curves(
     metric: which figure of `metrics.jsonl` to draw.
     path: where to write the picture.
     plateau: where to draw a dotted line, if anywhere.
+    marks: steps to mark by a line and what to write there.
 
   Raises:
     ValueError: if a run has no report with that figure.
@@ -70,6 +96,16 @@ def learning_curves(
       )
   if plateau is not None:
     axes.axhline(plateau, color="grey", linestyle=":", label="plateau")
+  for step, name in marks:
+    axes.axvline(step, color="grey", linewidth=0.5)
+    axes.text(
+        step,
+        0.02,
+        f" {name}",
+        rotation=90,
+        fontsize=7,
+        transform=axes.get_xaxis_transform(),
+    )
   axes.set_xlabel("updates")
   axes.set_ylabel(metric.replace("_", " "))
   axes.grid(alpha=0.3)

@@ -155,7 +155,12 @@ def main():
       init, loss_fn, optimizer, evaluate, free_flags=("eval_examples",)
   )
   if FLAGS.mode == "train" and common_flags.is_leader():
-    figures.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
+    figures.learning_curve(
+        FLAGS.workdir,
+        "accuracy",
+        task.plateau,
+        [str(stage) for stage in curriculum.stages] if FLAGS.curriculum else [],
+    )
     if FLAGS.core == "rmc":
       figures.nth_farthest_attention(
           FLAGS.workdir,

@@ -30,6 +30,11 @@ class Stage(NamedTuple):
   num_features: int | jax.Array
   num_labels: int | jax.Array
 
+  def __str__(self) -> str:
+    """Returns what `parse_stages` reads."""
+    labels = f"x{self.num_labels}" * (self.num_labels != self.num_objects)
+    return f"{self.num_objects}x{self.num_features}{labels}"
+
 
 @dataclasses.dataclass(frozen=True)
 class NthFarthest:

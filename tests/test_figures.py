@@ -128,3 +128,23 @@ def test_demo(tmp_path):
   assert (tmp_path / "learning_curves.png").exists()
   assert (tmp_path / "rmc_seed0/attention.png").exists()
   assert "without comparing distances one reaches 0.667" in result.stdout
+
+
+def test_a_curve_marks_where_stages_begin(tmp_path, monkeypatch):
+  """A report of two stages at once lies between them in number."""
+  marks = []
+
+  def save(figure, path, **kwargs):
+    del path, kwargs
+    (axes,) = figure.axes
+    names = [text.get_text().strip() for text in axes.texts]
+    lines = [line.get_xdata()[0] for line in axes.lines[1:]]
+    marks.extend(zip(lines, names, strict=True))
+
+  monkeypatch.setattr(figures.Figure, "savefig", save)
+  stages = [0, 0, 0.5, 1, 2.9, 3]
+  run = make_run(tmp_path / "run", 0, stages)
+  path = run / "metrics.jsonl"
+  path.write_text(path.read_text().replace("accuracy", "stage"))
+  figures.learning_curve(run, "stage", stages=["a", "b", "c", "d"])
+  assert marks == [(10, "a"), (30, "b"), (50, "c"), (50, "d")]

@@ -209,6 +209,7 @@ def test_stages_are_read_and_end_with_the_whole_task():
   task = NthFarthest(8, 16)
   stages = parse_stages(["3x2", "3x4x8"])
   assert stages == [Stage(3, 2, 3), Stage(3, 4, 8)]
+  assert [str(stage) for stage in stages] == ["3x2", "3x4x8"]
   whole = Stage(8, 16, 8)
   assert Curriculum(task, stages).stages == [*stages, whole]
   assert Curriculum(task, [*stages, whole]).stages == [*stages, whole]
