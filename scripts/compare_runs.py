@@ -1,0 +1,149 @@
+"""Prints a table of runs: what each came to, and how soon.
+
+  python -m scripts.compare_runs runs/sweep/* --figures=eval_accuracy \
+      --reach=accuracy:0.55,accuracy:0.91
+
+Runs whose flags differ in the seed alone become one row, with the mean over
+the seeds and, behind the sign, its standard error.
+"""
+
+import json
+import math
+import pathlib
+import statistics
+from typing import Any
+
+from absl import flags
+import tabulate
+
+from rmc import training
+from scripts import program
+from scripts.plot_runs import group
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_list(
+    "figures", ["eval_accuracy"], "Which last figures of the runs to show."
+)
+flags.DEFINE_list(
+    "reach",
+    [],
+    "FIGURE:VALUE, ...: also show after how many updates and seconds a report "
+    "first had the figure at the value or above.",
+)
+
+
+def main(arguments: list[str]):
+  """Prints the table."""
+  workdirs = [pathlib.Path(path) for path in arguments]
+  if not workdirs:
+    raise program.UsageError("name at least one directory of a run")
+  print(table(workdirs, FLAGS.figures, parse_reach(FLAGS.reach)))
+
+
+def parse_reach(names: list[str]) -> list[tuple[str, float]]:
+  """Returns figures and values for what --reach says.
+
+  Raises:
+    UsageError: if it cannot be read.
+  """
+  reach = []
+  for name in names:
+    figure, _, value = name.partition(":")
+    try:
+      reach.append((figure, float(value)))
+    except ValueError:
+      raise program.UsageError(
+          f"--reach={','.join(names)} must be FIGURE:VALUE, as in accuracy:0.9"
+      ) from None
+  return reach
+
+
+def table(
+    workdirs: list[pathlib.Path],
+    names: list[str],
+    reach: list[tuple[str, float]],
+) -> str:
+  """Compares runs.
+
+  Args:
+    workdirs: directories of runs.
+    names: last figures to show.
+    reach: figures and values to be reached.
+
+  Returns:
+    A table in Markdown, a row for each group of runs.
+
+  Raises:
+    UsageError: if a run has no summary or no such figure.
+  """
+  rows = []
+  for label, runs in group(workdirs).items():
+    summaries = [_summary(run) for run in runs]
+    row = {
+        "run": label,
+        "seeds": len(runs),
+        "parameters": _show([s["parameters"] for s in summaries]),
+        "updates": _show([s["step"] for s in summaries]),
+        "updates/s": _show([s["steps_per_second"] for s in summaries]),
+        "seconds": _show([s["wall_seconds"] for s in summaries]),
+    }
+    for name in names:
+      for run, summary in zip(runs, summaries, strict=True):
+        if name not in summary:
+          raise program.UsageError(
+              f"--figures: {run} has no {name}; there are {sorted(summary)}"
+          )
+      row[name] = _show([summary[name] for summary in summaries])
+    for name, value in reach:
+      found = [_first(run, name, value) for run in runs]
+      for unit, values in zip(
+          ("updates", "seconds"), zip(*found, strict=True), strict=True
+      ):
+        row[f"{unit} to {name} {value:g}"] = _show_reached(values)
+    rows.append(row)
+  return tabulate.tabulate(
+      rows, headers="keys", tablefmt="github", disable_numparse=True
+  )
+
+
+def _summary(workdir: pathlib.Path) -> dict[str, Any]:
+  path = workdir / "summary.json"
+  if not path.exists():
+    raise program.UsageError(f"{workdir} has no summary of a finished run")
+  return json.loads(path.read_text())
+
+
+def _first(
+    workdir: pathlib.Path, name: str, value: float
+) -> tuple[float, float]:
+  """Returns updates and seconds at the first such report, or infinity."""
+  for record in training.read_metrics(workdir):
+    if record.get(name, -math.inf) >= value:
+      return record["step"], record["wall_seconds"]
+  return math.inf, math.inf
+
+
+def _show(values: list[float]) -> str:
+  mean = statistics.mean(values)
+  text = f"{mean:,.0f}" if abs(mean) >= 100 else f"{mean:.4g}"
+  if len(values) > 1 and isinstance(values[0], float):
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    text += f" ± {error:.2g}"
+  return text
+
+
+def _show_reached(values: tuple[float, ...]) -> str:
+  """Shows least and most, and how many never did."""
+  reached = [value for value in values if math.isfinite(value)]
+  if not reached:
+    return "never"
+  least, most = min(reached), max(reached)
+  text = f"{least:,.0f}" + (f" to {most:,.0f}" if most > least else "")
+  if len(reached) < len(values):
+    text += f" ({len(reached)} of {len(values)})"
+  return text
+
+
+if __name__ == "__main__":
+  program.run(main, takes_arguments=True)

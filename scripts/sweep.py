@@ -1,0 +1,111 @@
+"""Runs a training program with several values of its flags.
+
+  python -m scripts.sweep --sweep_dir=runs/heads --jobs=2 \
+      --vary='num_heads=1|4' --vary='seed=0|1|2' \
+      -- scripts.train_nth_farthest \
+      --flagfile=scripts/presets/nth_farthest_demo.flags
+
+It runs each combination in a directory of its own under --sweep_dir, goes on
+where it stopped if it is started again, and prints a table of all runs at the
+end. What comes after `--` is the program and the flags that all runs share.
+"""
+
+from concurrent import futures
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+
+from scripts import compare_runs, program
+
+FLAGS = flags.FLAGS
+
+flags.adopt_module_key_flags(compare_runs)
+flags.DEFINE_string("sweep_dir", None, "Directory of all runs.")
+flags.DEFINE_multi_string(
+    "vary", [], "FLAG=VALUE|VALUE|...; give it once for each flag to vary."
+)
+flags.DEFINE_integer(
+    "jobs",
+    1,
+    "Runs side by side. On a CPU each has its share of the cores, which "
+    "finishes more of them in the same time.",
+    lower_bound=1,
+)
+
+
+def main(arguments: list[str]):
+  """Runs what has not been run yet, then compares."""
+  if not arguments:
+    raise program.UsageError(
+        "name a training program after --, as in -- scripts.train_nth_farthest"
+    )
+  if FLAGS.sweep_dir is None:
+    raise program.UsageError("--sweep_dir must name a directory")
+  reach = compare_runs.parse_reach(FLAGS.reach)
+  runs = {}
+  for settings in itertools.product(*map(_settings, FLAGS.vary)):
+    name = ",".join(settings).replace("/", "_") or "run"
+    runs[pathlib.Path(FLAGS.sweep_dir, name)] = settings
+
+  def run(workdir):
+    return _train(workdir, arguments, runs[workdir])
+
+  job = itertools.count()
+  with futures.ThreadPoolExecutor(
+      FLAGS.jobs, initializer=lambda: _take_cores(next(job))
+  ) as pool:
+    failed = [
+        workdir
+        for workdir, status in zip(runs, pool.map(run, runs), strict=True)
+        if status
+    ]
+  finished = [workdir for workdir in runs if workdir not in failed]
+  if finished:
+    print(compare_runs.table(finished, FLAGS.figures, reach))
+  if failed:
+    logs = ", ".join(str(workdir / "log.txt") for workdir in failed)
+    raise program.Failure(f"{len(failed)} of {len(runs)} runs failed: {logs}")
+
+
+def _settings(vary: str) -> list[str]:
+  """Returns `FLAG=VALUE` for each value."""
+  name, equals, values = vary.partition("=")
+  if not name or not equals or not all(values.split("|")):
+    raise program.UsageError(
+        f"--vary={vary} must be FLAG=VALUE|VALUE|..., as in seed=0|1|2"
+    )
+  return [f"{name}={value}" for value in values.split("|")]
+
+
+def _take_cores(job: int):
+  """Leaves this thread, and what it starts, its share of the cores."""
+  if hasattr(os, "sched_setaffinity"):  # On Linux.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[job :: FLAGS.jobs] or cores)
+
+
+def _train(
+    workdir: pathlib.Path, arguments: list[str], settings: tuple[str, ...]
+) -> int:
+  """Runs the program unless it has finished; returns its exit status."""
+  if (workdir / "summary.json").exists():
+    return 0
+  workdir.mkdir(parents=True, exist_ok=True)
+  module, *shared = arguments
+  own = [f"--{setting}" for setting in settings]
+  print(workdir, flush=True)
+  with (workdir / "log.txt").open("a") as log:
+    return subprocess.run(
+        [sys.executable, "-m", module, *shared, *own, f"--workdir={workdir}"],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        check=False,
+    ).returncode
+
+
+if __name__ == "__main__":
+  program.run(main, takes_arguments=True)

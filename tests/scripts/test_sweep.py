@@ -1,0 +1,178 @@
+"""The sweep runner and the table of runs."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from scripts import compare_runs
+
+ROOT = pathlib.Path(__file__).parents[2]
+# A training program in small: its result is a function of its flags.
+TRAINER = '''
+import json, os, pathlib, sys
+flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
+workdir = pathlib.Path(flags.pop("workdir"))
+if flags.get("rate") == "bad":
+  sys.exit("no such rate")
+with (workdir / "starts").open("a") as file:
+  file.write(f"{len(os.sched_getaffinity(0))}\\n")
+seed, rate = int(flags["seed"]), float(flags.get("rate", 1))
+(workdir / "flags.txt").write_text(
+    "".join(f"--{name}={value}\\n" for name, value in flags.items())
+)
+records = [
+    {"step": 10 * i, "wall_seconds": 2.0 * i, "accuracy": i * rate / 4}
+    for i in range(1, 4)
+]
+(workdir / "metrics.jsonl").write_text(
+    "".join(json.dumps(record) + "\\n" for record in records)
+)
+summary = records[-1] | {
+    "accuracy": records[-1]["accuracy"] + seed / 100,
+    "parameters": 1234,
+    "steps_per_second": 8.0,
+}
+(workdir / "summary.json").write_text(json.dumps(summary))
+'''
+
+
+def run(module, *arguments, path=ROOT):
+  return subprocess.run(
+      [sys.executable, "-m", module, *map(str, arguments)],
+      cwd=ROOT,
+      env={"PYTHONPATH": f"{path}:{ROOT}"},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+
+
+@pytest.fixture
+def sweep(tmp_path):
+  (tmp_path / "trainer.py").write_text(TRAINER)
+
+  def start(*arguments, shared=("--size=7",)):
+    return run(
+        "scripts.sweep",
+        f"--sweep_dir={tmp_path / 'sweep'}",
+        "--figures=accuracy",
+        *arguments,
+        "--",
+        "trainer",
+        *shared,
+        path=tmp_path,
+    )
+
+  return start
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_combination_is_run_once(sweep, tmp_path, jobs):
+  grid = ("--vary=rate=0.5|1", "--vary=seed=0|2", f"--jobs={jobs}")
+  done = sweep(*grid, "--reach=accuracy:0.5,accuracy:0.7")
+  assert (done.returncode, done.stderr) == (0, "")
+  names = {f"rate={r},seed={s}" for r in ("0.5", "1") for s in (0, 2)}
+  runs = list((tmp_path / "sweep").iterdir())
+  assert {path.name for path in runs} == names
+  for path in runs:
+    assert "--size=7" in (path / "flags.txt").read_text().split()
+  *_, header, rule, slow, fast = done.stdout.splitlines()
+  assert set(rule) == {"|", "-"}
+  cells = [
+      [cell.strip() for cell in line.strip("|").split("|")]
+      for line in (header, slow, fast)
+  ]
+  assert cells[0][:7] == [
+      *("run", "seeds", "parameters", "updates", "updates/s", "seconds"),
+      "accuracy",
+  ]
+  assert cells[0][7:] == [
+      f"{unit} to accuracy {value}"
+      for value in (0.5, 0.7)
+      for unit in ("updates", "seconds")
+  ]
+  # Means of 0.375 and 0.395, and of 0.75 and 0.77.
+  assert cells[1] == [
+      *("rate=0.5", "2", "1,234", "30", "8 ± 0", "6 ± 0", "0.385 ± 0.01"),
+      *["never"] * 4,
+  ]
+  assert cells[2][6:] == ["0.76 ± 0.01", "20", "4", "30", "6"]
+
+  (tmp_path / "sweep" / "rate=1,seed=2" / "summary.json").unlink()
+  again = sweep(*grid, "--reach=accuracy:0.5,accuracy:0.7")
+  assert again.stdout.splitlines()[-4:] == done.stdout.splitlines()[-4:]
+  starts = {
+      path.name: len((path / "starts").read_text().split()) for path in runs
+  }
+  assert starts == dict.fromkeys(names, 1) | {"rate=1,seed=2": 2}
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(sweep, tmp_path):
+  done = sweep("--vary=rate=bad|1", "--vary=seed=0")
+  assert done.returncode == 1
+  log = tmp_path / "sweep" / "rate=bad,seed=0" / "log.txt"
+  assert done.stderr == f"sweep: 1 of 2 runs failed: {log}\n"
+  assert log.read_text() == "no such rate\n"
+  assert "0.75" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--vary=seed",), "--vary=seed must be FLAG=VALUE|VALUE|..."),
+        (("--vary=seed=0||1",), "must be FLAG=VALUE|VALUE|..."),
+        (("--vary=seed=0", "--reach=accuracy"), "must be FIGURE:VALUE"),
+        (("--jobs=0",), "jobs"),
+    ],
+)
+def test_wrong_flags(sweep, arguments, message):
+  done = sweep(*arguments)
+  assert (done.returncode, done.stdout) == (2, "")
+  assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_no_program_or_directory():
+  done = run("scripts.sweep", "--sweep_dir=x")
+  assert done.returncode == 2 and "name a training program" in done.stderr
+  done = run("scripts.sweep", "--", "trainer")
+  assert done.returncode == 2 and "--sweep_dir" in done.stderr
+
+
+def test_a_run_that_never_reaches_it_is_counted(tmp_path):
+  for seed, accuracies in enumerate([(0.2, 0.9), (0.2, 0.3)]):
+    workdir = tmp_path / str(seed)
+    workdir.mkdir()
+    (workdir / "flags.txt").write_text(f"--core=rmc\n--seed={seed}\n")
+    records = [
+        {"step": i, "wall_seconds": 2.0 * i, "accuracy": accuracy}
+        for i, accuracy in enumerate(accuracies, 1)
+    ]
+    (workdir / "metrics.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records)
+    )
+    summary = {"parameters": 5, "steps_per_second": 1.0}
+    (workdir / "summary.json").write_text(json.dumps(records[-1] | summary))
+  done = run(
+      *("scripts.compare_runs", tmp_path / "0", tmp_path / "1"),
+      *("--figures=accuracy", "--reach=accuracy:0.5"),
+  )
+  assert done.stderr == ""
+  assert "| 2 (1 of 2)" in done.stdout and "| 4 (1 of 2)" in done.stdout
+
+
+def test_what_cannot_be_compared(tmp_path):
+  done = run("scripts.compare_runs")
+  assert done.returncode == 2 and "at least one directory" in done.stderr
+  done = run("scripts.compare_runs", tmp_path)
+  assert done.returncode == 2 and "has no summary" in done.stderr
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  summary = {"parameters": 5, "steps_per_second": 1.0, "step": 3}
+  summary["wall_seconds"] = 2.0
+  (workdir / "summary.json").write_text(json.dumps(summary))
+  done = run("scripts.compare_runs", workdir)
+  assert done.returncode == 2 and "has no eval_accuracy" in done.stderr
+  assert compare_runs.table([workdir], [], []).count("\n") == 2
