@@ -270,10 +270,11 @@ class DNC(hk.RNNCore):
 
     usage = _usage(state, heads.free_gate)
     write_weights = _write_weights(heads, state.memory, usage)
-    kept = 1 - write_weights[..., None] * heads.erase[:, :, None]
-    memory = state.memory * jnp.prod(kept, axis=1)  # [B, N, W]
+    memory = state.memory
+    for k in range(self._num_writes):
+      memory = _erase(memory, write_weights[:, k], heads.erase[:, k])
     memory += jnp.einsum("bkn,bkw->bnw", write_weights, heads.write_words)
-    link = _link(state, write_weights)
+    link = _link(state.link, state.precedence, write_weights)
     left = 1 - jnp.sum(write_weights, axis=-1, keepdims=True)  # [B, K, 1]
     precedence = left * state.precedence + write_weights
     read_weights = _read_weights(heads, memory, link, state.read_weights)
@@ -428,10 +429,90 @@ def _write_weights(
   )
 
 
-def _link(state: DNCState, write_weights: jax.Array) -> jax.Array:
-  """Returns in which order slots were written, `[B, K, N, N]`."""
-  to, since = write_weights[..., None], write_weights[..., None, :]
-  link = (1 - to - since) * state.link + to * state.precedence[..., None, :]
+# The two below have gradients of their own: sums over slots are dot products in
+# them, where XLA on CPU would make slow reductions of what JAX derives. With
+# them a memory of 80 slots takes about half the time, forward and backward.
+
+
+@jax.custom_vjp
+def _erase(
+    memory: jax.Array, weights: jax.Array, erase: jax.Array
+) -> jax.Array:
+  """Returns the memory as one head erases it.
+
+  Args:
+    memory: `[B, N, W]`.
+    weights: how much of each slot is written to, `[B, N]`.
+    erase: how much of each place in it is erased there, `[B, W]`.
+
+  Returns:
+    `[B, N, W]`.
+  """
+  return memory * (1 - weights[..., None] * erase[:, None])
+
+
+def _erase_forward(memory, weights, erase):
+  return _erase(memory, weights, erase), (memory, weights, erase)
+
+
+def _erase_backward(residuals, grad):
+  memory, weights, erase = residuals
+  erased = -grad * memory
+  return (
+      _erase(grad, weights, erase),
+      jnp.einsum("bnw,bw->bn", erased, erase),
+      jnp.einsum("bnw,bn->bw", erased, weights),
+  )
+
+
+_erase.defvjp(_erase_forward, _erase_backward)
+
+
+@jax.custom_vjp
+def _link(
+    link: jax.Array, precedence: jax.Array, weights: jax.Array
+) -> jax.Array:
+  """Returns in which order slots were written.
+
+  Args:
+    link: the same before this step, `[B, K, N, N]`.
+    precedence: which slots were the last to be written before, `[B, K, N]`.
+    weights: which slots were written now, `[B, K, N]`.
+
+  Returns:
+    `[B, K, N, N]`.
+  """
+  new = weights[..., None] * precedence[..., None, :]
+  return _without_diagonal(_kept(weights) * link + new)
+
+
+def _link_forward(link, precedence, weights):
+  return _link(link, precedence, weights), (link, precedence, weights)
+
+
+def _link_backward(residuals, grad):
+  link, precedence, weights = residuals
+  grad = _without_diagonal(grad)
+  lost = -grad * link
+  ones = jnp.ones_like(weights)
+  grad_weights = (
+      jnp.einsum("bkij,bkj->bki", grad, precedence)
+      + jnp.einsum("bkij,bkj->bki", lost, ones)
+      + jnp.einsum("bkij,bki->bkj", lost, ones)
+  )
+  grad_precedence = jnp.einsum("bkij,bki->bkj", grad, weights)
+  return _kept(weights) * grad, grad_precedence, grad_weights
+
+
+_link.defvjp(_link_forward, _link_backward)
+
+
+def _kept(weights: jax.Array) -> jax.Array:
+  """Returns how much is kept of the link from slot j to i, `[B, K, N, N]`."""
+  return 1 - weights[..., None] - weights[..., None, :]
+
+
+def _without_diagonal(link: jax.Array) -> jax.Array:
   diagonal = jnp.eye(link.shape[-1], dtype=bool)[None, None]
   return jnp.where(diagonal, 0, link)
 
