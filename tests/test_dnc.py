@@ -180,7 +180,8 @@ def call(inputs, state, **overrides):
 
 
 def start(batch_size=BATCH, **overrides):
-  fn = hk.transform(lambda: DNC(**(SMALL | overrides)).initial_state(batch_size))
+  arguments = SMALL | overrides
+  fn = hk.transform(lambda: DNC(**arguments).initial_state(batch_size))
   return fn.apply({}, None)
 
 
@@ -297,7 +298,8 @@ def test_allocation():
 def test_own_gradients():
   """Those of links and erasures are what JAX derives from the formulas."""
   weights = inputs(BATCH, 2, 5)
-  arguments = inputs(BATCH, 2, 5, 5, seed=1), inputs(BATCH, 2, 5, seed=2)
+  precedence = inputs(BATCH, 2, 5, seed=1)
+  of_link = inputs(BATCH, 2, 5, 5), precedence, weights
 
   def link(links, precedence, weights):
     to, since = weights[..., None], weights[..., None, :]
@@ -307,11 +309,11 @@ def test_own_gradients():
   def erase(memory, weights, erase):
     return memory * (1 - weights[:, :, None] * erase[:, None])
 
-  cases = (
-      (dnc._link, link, (*arguments, weights)),
-      (dnc._erase, erase, (inputs(BATCH, 5, 3), weights[:, 0], inputs(BATCH, 3))),
-  )
-  for ours, plain, values in cases:
+  of_erase = inputs(BATCH, 5, 3), weights[:, 0], inputs(BATCH, 3)
+  for ours, plain, values in (
+      (dnc._link, link, of_link),
+      (dnc._erase, erase, of_erase),
+  ):
 
     def loss(*values, fn):
       return jnp.sum(jnp.sin(fn(*values)))
@@ -340,8 +342,10 @@ def test_reads_in_the_order_of_writing():
 def test_inputs_are_flattened():
   x = inputs(BATCH, 2, 3)
   flat = x.reshape(BATCH, 6)
-  params = draw_params(call, flat, start())
-  assert_close(apply(call, params, x, start()), apply(call, params, flat, start()))
+  state = start()
+  params = draw_params(call, flat, state)
+  expected = apply(call, params, flat, state)
+  assert_close(apply(call, params, x, state), expected)
 
 
 WRONG = {
