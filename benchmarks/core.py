@@ -108,11 +108,18 @@ def _lstm(shape: Shape) -> hk.RNNCore:
   return hk.LSTM(round(math.sqrt(half**2 + parameters / 4) - half))
 
 
+def _dnc(shape: Shape) -> hk.RNNCore:
+  """Returns the DNC with a memory of the same slots and a head of each kind."""
+  width = shape.num_heads * shape.head_size
+  return rmc.baselines.DNC(width, width, shape.mem_slots, width)
+
+
 PATHS = {
     "rmc.unroll": Path(_relational_memory, rmc.unroll),
     "hk.dynamic_unroll": Path(_relational_memory, hk.dynamic_unroll),
     "reference": Path(_reference, hk.dynamic_unroll),
     "hk.LSTM": Path(_lstm, hk.dynamic_unroll),
+    "DNC": Path(_dnc, rmc.unroll),
 }
 LONG_PATHS = {
     "rmc.unroll": PATHS["rmc.unroll"],

@@ -1,6 +1,6 @@
 """The Relational Memory Core of Santoro et al. (2018) for Haiku."""
 
-from rmc import sonnet
+from rmc import baselines, sonnet
 from rmc.networks import Seq2Seq, SequenceClassifier
 from rmc.relational_memory import PrecomputedInputs, RelationalMemory, StepInfo
 from rmc.unroll import unroll
@@ -12,6 +12,7 @@ __all__ = [
     "Seq2Seq",
     "SequenceClassifier",
     "StepInfo",
+    "baselines",
     "sonnet",
     "unroll",
 ]

@@ -19,6 +19,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from rmc import checks
+
 _GATE_STYLES = ("unit", "memory", None)
 
 
@@ -134,16 +136,15 @@ class RelationalMemory(hk.RNNCore):
       ValueError: if an argument is out of its range.
     """
     super().__init__(name=name)
-    for argument, value, least in (
-        ("mem_slots", mem_slots, 1),
-        ("head_size", head_size, 1),
-        ("num_heads", num_heads, 1),
-        ("num_blocks", num_blocks, 1),
-        ("attention_mlp_layers", attention_mlp_layers, 1),
-        ("key_size", key_size or 0, 0),
-    ):
-      if value < least:
-        raise ValueError(f"{argument} must be at least {least}, got {value}.")
+    checks.at_least(
+        1,
+        mem_slots=mem_slots,
+        head_size=head_size,
+        num_heads=num_heads,
+        num_blocks=num_blocks,
+        attention_mlp_layers=attention_mlp_layers,
+    )
+    checks.at_least(0, key_size=key_size or 0)
     if gate_style not in _GATE_STYLES:
       raise ValueError(
           f"gate_style must be one of {_GATE_STYLES}, got {gate_style!r}."

@@ -125,7 +125,9 @@ flags.DEFINE_float(
 )
 
 # The core.
-flags.DEFINE_enum("core", "rmc", ["rmc", "lstm"], "The recurrent core.")
+flags.DEFINE_enum(
+    "core", "rmc", ["rmc", "lstm", "dnc", "entnet"], "The recurrent core."
+)
 flags.DEFINE_integer("mem_slots", 8, "RMC: memory slots.", lower_bound=1)
 flags.DEFINE_integer(
     "head_size", 64, "RMC: size of a value, per head.", lower_bound=1
@@ -155,6 +157,40 @@ flags.DEFINE_enum(
 flags.DEFINE_float("forget_bias", 1.0, "RMC: bias of the forget gate.")
 flags.DEFINE_float("input_bias", 0.0, "RMC: bias of the input gate.")
 flags.DEFINE_integer("hidden_size", 512, "LSTM: units.", lower_bound=1)
+flags.DEFINE_integer(
+    "dnc_memory_size", 16, "DNC: memory slots.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "dnc_word_size", 64, "DNC: size of a slot.", lower_bound=1
+)
+flags.DEFINE_integer("dnc_num_reads", 4, "DNC: read heads.", lower_bound=1)
+flags.DEFINE_integer("dnc_num_writes", 1, "DNC: write heads.", lower_bound=1)
+flags.DEFINE_enum(
+    "dnc_controller",
+    "lstm",
+    ["lstm", "feedforward"],
+    "DNC: what reads the input and moves the heads.",
+)
+flags.DEFINE_integer(
+    "dnc_controller_layers", 2, "DNC: layers of the controller.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "dnc_hidden_size",
+    128,
+    "DNC: units of each layer of the controller, and of the output.",
+    lower_bound=1,
+)
+flags.DEFINE_float(
+    "dnc_clip_value",
+    20.0,
+    "DNC: controller and output are clipped to within plus and minus this; 0: "
+    "not at all.",
+    lower_bound=0.0,
+)
+flags.DEFINE_integer("entnet_num_cells", 4, "EntNet: cells.", lower_bound=1)
+flags.DEFINE_integer(
+    "entnet_hidden_size", 128, "EntNet: units of each cell.", lower_bound=1
+)
 flags.DEFINE_list(
     "mlp_sizes", ["256"] * 4, "Sizes of the read-out's ReLU layers."
 )
@@ -175,6 +211,7 @@ for _name in (
     "max_grad_norm",
     "forget_bias",
     "input_bias",
+    "dnc_clip_value",
 ):
   flags.register_validator(_name, math.isfinite, "must be a finite number")
 flags.register_validator(
@@ -184,6 +221,11 @@ flags.register_multi_flags_validator(
     ["min_learning_rate", "learning_rate"],
     lambda value: value["min_learning_rate"] <= value["learning_rate"],
     "--min_learning_rate must be at most --learning_rate",
+)
+flags.register_multi_flags_validator(
+    ["dnc_num_writes", "dnc_memory_size"],
+    lambda value: value["dnc_num_writes"] <= value["dnc_memory_size"],
+    "--dnc_num_writes must be at most --dnc_memory_size",
 )
 flags.register_validator(
     "lr_decay_rate", lambda value: 0 < value <= 1, "must be above 0, up to 1"
@@ -280,6 +322,22 @@ def make_core() -> hk.RNNCore:
   """Returns the core that the flags ask for."""
   if FLAGS.core == "lstm":
     return hk.LSTM(FLAGS.hidden_size)
+  if FLAGS.core == "dnc":
+    return rmc.baselines.DNC(
+        output_size=FLAGS.dnc_hidden_size,
+        hidden_size=FLAGS.dnc_hidden_size,
+        memory_size=FLAGS.dnc_memory_size,
+        word_size=FLAGS.dnc_word_size,
+        num_reads=FLAGS.dnc_num_reads,
+        num_writes=FLAGS.dnc_num_writes,
+        controller=FLAGS.dnc_controller,
+        controller_layers=FLAGS.dnc_controller_layers,
+        clip_value=FLAGS.dnc_clip_value or None,
+    )
+  if FLAGS.core == "entnet":
+    return rmc.baselines.EntNet(
+        FLAGS.entnet_num_cells, FLAGS.entnet_hidden_size
+    )
   gate_style = None if FLAGS.gate_style == "none" else FLAGS.gate_style
   return rmc.RelationalMemory(
       mem_slots=FLAGS.mem_slots,

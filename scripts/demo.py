@@ -3,10 +3,11 @@
   python -m scripts.demo --seeds=0,1,2
   python -m scripts.demo --benchmark=learn_to_execute
 
-Both see the same stream of examples. Nth Farthest takes some two minutes a
-core and seed on two CPU cores, Learning to Execute no longer. It prints a
-table and leaves learning_curves.png, and in each run's directory what the
-training program draws.
+Both see the same stream of examples; --cores=rmc,lstm,dnc,entnet compares the
+other baselines too. Nth Farthest takes some two minutes a core and seed on two
+CPU cores, Learning to Execute no longer. It prints a table and leaves
+learning_curves.png, and in each run's directory what the training program
+draws.
 """
 
 import json
@@ -59,19 +60,25 @@ _DEMOS = {
     ),
 }
 
+_CORES = ("rmc", "lstm", "dnc", "entnet")
+
 flags.DEFINE_enum("benchmark", "nth_farthest", list(_DEMOS), "What to learn.")
 flags.DEFINE_string(
     "demo_dir", None, "Directory of the demo's runs; default: under runs/."
 )
 flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
-flags.DEFINE_list("cores", ["rmc", "lstm"], "Cores, separated by commas.")
+flags.DEFINE_list(
+    "cores",
+    ["rmc", "lstm"],
+    f"Cores, separated by commas, of {', '.join(_CORES)}.",
+)
 
 _PRESETS = pathlib.Path(__file__).parent / "presets"
 
 
 def main():
   """Runs what has not been run yet, then compares."""
-  for name, allowed in (("cores", {"rmc", "lstm"}), ("seeds", None)):
+  for name, allowed in (("cores", _CORES), ("seeds", None)):
     for value in FLAGS[name].value:
       if value not in allowed if allowed else not value.isdecimal():
         raise program.UsageError(

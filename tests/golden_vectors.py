@@ -1,7 +1,8 @@
 """Vectors recorded from the original, and how closely to meet them.
 
 `tests/golden` holds what dm-sonnet 1.36 on TensorFlow 1.15 computed: float32
-in `NAME.npz` and the same case in float64 in `NAME_f64.npz`.
+in `NAME.npz` and the same case in float64 in `NAME_f64.npz`. `dnc_*` is what
+DeepMind's released DNC computed on the same installation.
 """
 
 import contextlib

@@ -79,6 +79,7 @@ def train(monkeypatch, compiled_once):
         "--head_size=4",
         "--mlp_sizes=4",
         "--hidden_size=4",
+        "--dnc_controller_layers=1",
         "--log_every=1",
         "--eval_every=2",
         "--checkpoint_every=3",
@@ -176,7 +177,7 @@ def test_wrong_flags(train, tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("core", ["rmc", "lstm"])
+@pytest.mark.parametrize("core", ["rmc", "lstm", "dnc", "entnet"])
 def test_presets(path, core):
   """They parse and their networks fit their tasks."""
   with parsed(f"--flagfile={path}", f"--core={core}"):
@@ -188,6 +189,12 @@ def test_presets(path, core):
     assert logits.shape == (task.num_steps_out, 2, 45)
     if path.stem not in ("lte_smoke", "lte_demo"):
       assert FLAGS.mem_slots * FLAGS.num_heads * FLAGS.head_size == 1024
+      assert FLAGS.entnet_num_cells * FLAGS.entnet_hidden_size == 1024
+      assert (FLAGS.dnc_memory_size, FLAGS.dnc_word_size) == (80, 64)
+      assert (FLAGS.dnc_num_reads, FLAGS.dnc_num_writes) == (4, 1)
+      assert FLAGS.dnc_controller_layers == 2
+      memorized = FLAGS.task in ("copy", "reverse", "double")
+      assert (FLAGS.dnc_controller == "feedforward") == memorized
       assert (FLAGS.batch_size, FLAGS.test_programs) == (128, 12_800)
       assert (FLAGS.curriculum, FLAGS.learning_rate) == ("mix", 1e-3)
 
@@ -213,6 +220,8 @@ def test_lstm_has_two_layers():
 
 RESUMED = {
     "lstm, mix": ["--core=lstm", "--curriculum=mix"],
+    "dnc, mix": ["--core=dnc", "--curriculum=mix"],
+    "entnet, mix": ["--core=entnet", "--curriculum=mix"],
     "rmc, combine": ["--curriculum=combine"],
     "lstm, naive": [
         "--core=lstm",
@@ -254,12 +263,16 @@ def test_resumed_run_is_the_same(train, tmp_path, monkeypatch, arguments):
     np.testing.assert_array_equal(x, y)
 
 
-def test_eight_devices_equal_one(train, tmp_path):
-  one = train(tmp_path / "one", "--steps=4", "--parallel=jit")
+@pytest.mark.parametrize("core", ["rmc", "dnc", "entnet"])
+def test_eight_devices_equal_one(train, tmp_path, core):
+  flags_of_all = ("--steps=4", f"--core={core}")
+  one = train(tmp_path / "one", *flags_of_all, "--parallel=jit")
   params = training.load_params(tmp_path / "one")
-  for mode in ("jit", "pmap"):
+  for mode in ("jit", "pmap") if core == "rmc" else ("pmap",):
     workdir = tmp_path / mode
-    eight = train(workdir, "--steps=4", f"--parallel={mode}", num_devices=8)
+    eight = train(
+        workdir, *flags_of_all, f"--parallel={mode}", num_devices=8
+    )
     assert len(one) == len(eight) == 4
     for a, b in zip(one, eight, strict=True):
       assert a.keys() == b.keys()

@@ -213,6 +213,14 @@ WRONG = {
     "--coordinator_address=foo --num_processes=2 --process_id=1": (
         "coordinator_address must be host:port, got 'foo'"
     ),
+    "--core=dnc --dnc_num_reads=0": "dnc_num_reads",
+    "--core=dnc --dnc_num_writes=3 --dnc_memory_size=2": (
+        "--dnc_num_writes must be at most --dnc_memory_size"
+    ),
+    "--core=dnc --dnc_clip_value=-1": "dnc_clip_value",
+    "--core=dnc --dnc_clip_value=nan": "dnc_clip_value",
+    "--core=dnc --dnc_controller=gru": "dnc_controller",
+    "--core=entnet --entnet_num_cells=0": "entnet_num_cells",
     "--coordinator_timeout=0": "coordinator_timeout",
     "--mode=foo": "mode",
 }
@@ -340,6 +348,12 @@ def test_evaluation_prints_figures(program, finished):
         "--gate_style=memory --num_blocks=2 --key_size=3 --order=nearest "
         "--attention_mlp_layers=1 --max_grad_norm=1 --lr_decay_rate=0.5 "
         "--parallel=jit",
+        "--core=dnc --dnc_memory_size=3 --dnc_word_size=2 --dnc_num_reads=2 "
+        "--dnc_num_writes=2 --dnc_controller=feedforward --dnc_clip_value=0 "
+        "--dnc_controller_layers=1 --dnc_hidden_size=4 --remat "
+        "--parallel=pmap",
+        "--core=entnet --entnet_num_cells=2 --entnet_hidden_size=3 "
+        "--parallel=jit",
     ],
 )
 def test_options(program, tmp_path, monkeypatch, options):
@@ -366,7 +380,7 @@ def test_options(program, tmp_path, monkeypatch, options):
       assert float(line.partition("=")[2]) == float(value)
     else:
       assert option in saved
-  assert (tmp_path / "attention.png").exists() == ("lstm" not in options)
+  assert (tmp_path / "attention.png").exists() == ("--core" not in options)
 
 
 def test_a_curriculum_resumes_in_a_stage_and_is_split_over_devices(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rmc
+from rmc import baselines
 from tests.small_cores import (
   BATCH,
   CASES,
@@ -74,7 +75,11 @@ CORES = {
     "lstm": lambda: hk.LSTM(3),
     "gru": lambda: hk.GRU(3),
     "deep_rnn": deep_rnn,
+    "dnc": lambda: baselines.DNC(3, 3, 4, 2, num_reads=2, clip_value=0.5),
+    "entnet": lambda: baselines.EntNet(2, 3),
 }
+# One of each kind of state.
+NESTS = ["rmc", "rmc_matrix", "lstm", "deep_rnn", "dnc", "entnet"]
 
 
 def inputs_for(name, *leading):
@@ -82,11 +87,20 @@ def inputs_for(name, *leading):
 
 
 def unroll_of(make_core, way=rmc.unroll, batch_size=BATCH, **kwargs):
-  """Returns a function that unrolls a core from its start, moved a little."""
+  """Returns a function that unrolls a core from its start, moved a little.
+
+  No two entries are moved alike: a DNC goes by which slot is used least.
+  """
+
+  def move(x):
+    by = jnp.linspace(0.1, 0.5, x.size, dtype=x.dtype)
+    moved = x + jnp.reshape(by, x.shape)
+    batch = () if batch_size is None else (batch_size,)
+    return jnp.broadcast_to(moved, (*batch, *x.shape))
 
   def fn(inputs):
     core = make_core()
-    start = jax.tree.map(lambda x: x + 0.3, core.initial_state(batch_size))
+    start = jax.tree.map(move, core.initial_state(None))
     return way(core, inputs, start, **kwargs)
 
   return fn
@@ -170,7 +184,7 @@ def test_final_state_of_batch_major():
   assert_close((np.swapaxes(outputs, 0, 1), state), plain("rmc"))
 
 
-@pytest.mark.parametrize("name", ["rmc", "rmc_matrix", "lstm", "deep_rnn"])
+@pytest.mark.parametrize("name", NESTS)
 def test_without_a_batch(name):
   """One example alone is a row of the batch, lengths and resets included."""
   inputs = inputs_for(name, STEPS, BATCH)
@@ -187,7 +201,7 @@ def test_without_a_batch(name):
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("name", ["rmc", "lstm"])
+@pytest.mark.parametrize("name", ["rmc", "lstm", "dnc"])
 @pytest.mark.parametrize(
     "option", [{"remat": True}, {"unroll": 2}, {"unroll": 3}], ids=str
 )
@@ -273,7 +287,7 @@ def test_resets_as_lists():
   assert_close((np.swapaxes(outputs, 0, 1), state), expected)
 
 
-@pytest.mark.parametrize("name", ["rmc", "lstm", "deep_rnn"])
+@pytest.mark.parametrize("name", ["rmc", "lstm", "deep_rnn", "dnc"])
 def test_lengths(name):
   """Each example ends as if its sequence had been cut there."""
   inputs = inputs_for(name, STEPS, BATCH)
@@ -288,7 +302,7 @@ def test_lengths(name):
     )
 
 
-@pytest.mark.parametrize("name", ["rmc", "rmc_matrix", "lstm", "deep_rnn"])
+@pytest.mark.parametrize("name", NESTS)
 def test_equals_reset_core(name):
   inputs = inputs_for(name, STEPS, BATCH)
 

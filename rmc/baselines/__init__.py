@@ -1,1 +1,6 @@
-"""Baseline cores that Haiku does not have."""
+"""Baseline cores of the paper that Haiku does not have."""
+
+from rmc.baselines.dnc import DNC, DNCState
+from rmc.baselines.entnet import EntNet
+
+__all__ = ["DNC", "DNCState", "EntNet"]
