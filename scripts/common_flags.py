@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 import haiku as hk
 import jax
+import jmp
 import numpy as np
 import optax
 import tabulate
@@ -68,6 +69,13 @@ flags.DEFINE_enum(
     ["default", "high", "highest"],
     "Precision of float32 matrix products. JAX's default is TF32 on recent "
     "GPUs and bfloat16 on TPUs; highest is float32 everywhere.",
+)
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16"],
+    "What linear layers compute in. Parameters, the state of the core and all "
+    "else, attention too, are float32 either way.",
 )
 
 flags.DEFINE_boolean(
@@ -511,6 +519,9 @@ def _parse(argv: list[str]) -> list[str]:
     left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
   if FLAGS.matmul_precision != "default":
     jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
+  if FLAGS.precision == "bfloat16":
+    policy = jmp.get_policy("params=float32,compute=bfloat16,output=float32")
+    hk.mixed_precision.set_policy(hk.Linear, policy)
   if FLAGS.deterministic:  # Read when JAX first looks for devices.
     os.environ["XLA_FLAGS"] = " ".join(
         (os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true")
