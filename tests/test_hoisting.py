@@ -184,6 +184,25 @@ def test_mapped():
   assert_close(gradients(rmc.unroll), gradients(hk.dynamic_unroll))
 
 
+def test_split_over_devices():
+  """The mean over devices is the gradient of the mean loss."""
+  params, batch = params_of(twice), CASE.inputs(2, STEPS, BATCH)
+
+  def split(params, inputs):
+    grads = jax.grad(loss_of(twice, rmc.unroll))(params, inputs)
+    return jax.lax.pmean(grads, "devices")
+
+  ours = jax.pmap(split, "devices", in_axes=(None, 0), out_axes=None)(
+      params, batch
+  )
+
+  def mean_loss(params, batch):
+    losses = jax.vmap(loss_of(twice, hk.dynamic_unroll), in_axes=(None, 0))
+    return jnp.mean(losses(params, batch))
+
+  assert_close(ours, jit(jax.grad(mean_loss))(params, batch))
+
+
 def test_layers_inside_other_transformations():
   network = once(lambda: Nested(jnp.ones([BATCH, 4])))
   assert_close(
