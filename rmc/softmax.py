@@ -57,6 +57,9 @@ class Softmax(hk.Module):
     \log p(v) = e_v^T o + b_v - \log \sum_u \exp(e_u^T o + b_u)
 
   When tied, the rows :math:`e_v` are the words' embeddings too.
+
+  Attributes:
+    embedding_size: D.
   """
 
   def __init__(
@@ -78,14 +81,14 @@ class Softmax(hk.Module):
     """
     super().__init__(name=name)
     self._vocab_size = vocab_size
-    self._embedding_size = embedding_size
+    self.embedding_size = embedding_size
     self._tied = tied
     self._chunk_size = chunk_size
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Returns embeddings `[..., D]` of words `[...]`."""
     name = "weights" if self._tied else "embedding"
-    return _matrix(name, self._vocab_size, self._embedding_size)[tokens]
+    return _matrix(name, self._vocab_size, self.embedding_size)[tokens]
 
   def log_probs(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Returns log-probabilities `[T, ...]` of words `[T, ...]`.
@@ -102,7 +105,7 @@ class Softmax(hk.Module):
 
   def _head(self) -> tuple[jax.Array, jax.Array]:
     """Returns weights `[V, D]` and bias `[V]`."""
-    weights = _matrix("weights", self._vocab_size, self._embedding_size)
+    weights = _matrix("weights", self._vocab_size, self.embedding_size)
     return weights, _bias("bias", self._vocab_size)
 
 
@@ -124,6 +127,9 @@ class AdaptiveSoftmax(hk.Module):
 
   Parameters and products shrink. Since shapes are static, every tail is
   computed for every output, whether or not it is asked for.
+
+  Attributes:
+    embedding_size: D.
   """
 
   def __init__(
@@ -164,7 +170,7 @@ class AdaptiveSoftmax(hk.Module):
           f"shrink {factor} times at each, got {list(cutoffs)}."
       )
     self._vocab_size = vocab_size
-    self._embedding_size = embedding_size
+    self.embedding_size = embedding_size
     self._head_size = cutoffs[0]
     self._tails = list(itertools.pairwise(bounds[1:]))
     self._factor = factor
@@ -174,7 +180,7 @@ class AdaptiveSoftmax(hk.Module):
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Returns embeddings `[..., D]` of words `[...]`."""
     if not self._tied:
-      size = self._embedding_size
+      size = self.embedding_size
       return _matrix("embedding", self._vocab_size, size)[tokens]
     weights, _ = self._head()
     embeddings = weights[jnp.minimum(tokens, self._head_size - 1)]
@@ -238,16 +244,16 @@ class AdaptiveSoftmax(hk.Module):
   def _head(self) -> tuple[jax.Array, jax.Array]:
     """Returns weights `[n, D]` and bias `[n]`, of words, then of tails."""
     size = self._head_size + len(self._tails)
-    weights = _matrix("head_weights", size, self._embedding_size)
+    weights = _matrix("head_weights", size, self.embedding_size)
     return weights, _bias("head_bias", size)
 
   def _tail(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns weights `[words, d]`, projection `[d, D]` and bias `[words]`."""
     first, end = self._tails[i]
-    features = self._embedding_size // self._factor ** (i + 1)
+    features = self.embedding_size // self._factor ** (i + 1)
     return (
         _matrix(f"tail_{i}_weights", end - first, features),
-        _matrix(f"tail_{i}_projection", features, self._embedding_size),
+        _matrix(f"tail_{i}_projection", features, self.embedding_size),
         _bias(f"tail_{i}_bias", end - first),
     )
 

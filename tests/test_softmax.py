@@ -61,7 +61,7 @@ def test_chunks_agree_with_dense(chunk_size):
   )
 
   def chunked(outputs, weights, bias):
-    return rmc.log_probs(outputs, weights, bias, targets, chunk_size)
+    return softmax.log_probs(outputs, weights, bias, targets, chunk_size)
 
   def dense(outputs, weights, bias):
     logits = jnp.einsum("tbd,vd->tbv", outputs, weights) + bias[None, None]
