@@ -244,8 +244,15 @@ class AdaptiveSoftmax(hk.Module):
   def _head(self) -> tuple[jax.Array, jax.Array]:
     """Returns weights `[n, D]` and bias `[n]`, of words, then of tails."""
     size = self._head_size + len(self._tails)
-    weights = _matrix("head_weights", size, self.embedding_size)
-    return weights, _bias("head_bias", size)
+    # Without features all words are as likely, in the tails too.
+    words = [1] * self._head_size + [end - first for first, end in self._tails]
+    bias = hk.get_parameter(
+        "head_bias",
+        [size],
+        _dtype(),
+        lambda shape, dtype: jnp.log(jnp.array(words, dtype)),
+    )
+    return _matrix("head_weights", size, self.embedding_size), bias
 
   def _tail(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns weights `[words, d]`, projection `[d, D]` and bias `[words]`."""

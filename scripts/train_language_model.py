@@ -157,10 +157,13 @@ def main():
       )
 
     def carried(split):
-      streams = min(FLAGS.eval_streams, len(corpus.splits[split]))
-      return measure(split, streams, -(-len(corpus.splits[split]) // streams))
+      length = -(-len(corpus.splits[split]) // FLAGS.eval_streams)
+      return measure(split, FLAGS.eval_streams, length)
 
-    found = {"valid_perplexity": carried("valid").total()}
+    found = {
+        "eval_streams": FLAGS.eval_streams,
+        "valid_perplexity": carried("valid").total(),
+    }
     if FLAGS.mode == "eval" or int(state.step) == FLAGS.steps:
       test = carried("test")
       found["test_perplexity"] = test.total()

@@ -187,9 +187,9 @@ def test_embeddings_start_alike(kind, tied):
 
   transformed = hk.without_apply_rng(hk.transform(fn))
   tokens = jnp.arange(VOCAB)
-  params = transformed.init(jax.random.key(0), tokens)
+  params = jit(transformed.init)(jax.random.key(0), tokens)
   assert ("embedding" in next(iter(params.values()))) == (not tied)
-  _, embeddings = transformed.apply(params, tokens)
+  _, embeddings = jit(transformed.apply)(params, tokens)
   for part in np.split(np.asarray(embeddings), CUTOFFS):
     lengths = np.sqrt(np.mean(np.sum(part**2, axis=1)))
     assert 0.6 < lengths < 1.6
@@ -222,3 +222,16 @@ def test_wrong_cutoffs(cutoffs):
 
   with pytest.raises(ValueError, match="cutoffs must .* got "):
     hk.transform(fn).init(None)
+
+
+def test_adaptive_starts_even():
+  """Without features every word is as likely, wherever it is."""
+
+  def fn(outputs):
+    return make("adaptive").all_log_probs(outputs)
+
+  transformed = hk.without_apply_rng(hk.transform(fn))
+  outputs = jnp.zeros([SIZE])
+  params = transformed.init(jax.random.key(0), outputs)
+  table = transformed.apply(params, outputs)
+  np.testing.assert_allclose(table, np.full(VOCAB, -np.log(VOCAB)))
