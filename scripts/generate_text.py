@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(train_language_model)
 
 flags.DEFINE_string("prompt", "", "How the text begins.")
-flags.DEFINE_integer("length", 200, "Words to draw.", lower_bound=1)
+flags.DEFINE_integer("num_words", 200, "Words to draw.", lower_bound=1)
 flags.DEFINE_float(
     "temperature", 1.0, "Log-probabilities are divided by this."
 )
@@ -56,7 +56,7 @@ def main():
       train_language_model.make_network(len(vocabulary)),
       params,
       [vocabulary.eos, *vocabulary.encode(prompt)],
-      FLAGS.length,
+      FLAGS.num_words,
   )
   print(vocabulary.decode(text[1:]))
 

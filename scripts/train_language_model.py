@@ -119,11 +119,11 @@ def main():
         corpus.splits["train"], FLAGS.batch_size, FLAGS.window
     )
   vocabulary = corpus.vocabulary
-  network = make_network(len(vocabulary))
   optimizer = common_flags.make_optimizer()
   init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
   example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
   with common_flags.usage_errors():
+    network = make_network(len(vocabulary))
     jax.eval_shape(network.init, init_key, example)
   multihost.on_leader(lambda: _check_vocabulary(vocabulary))
 
@@ -207,7 +207,11 @@ def make_network(vocab_size: int) -> hk.MultiTransformed:
     vocab_size: how many words there are.
 
   Returns:
-    `init(key, tokens [T, B])`, and `apply`, an `Apply`.
+    `init(key, tokens [T, B])`, and `apply`, an `Apply`. The flags are read
+    whenever one of them is traced.
+
+  Raises:
+    ValueError: if the flags do not go together.
   """
   cutoffs = common_flags.positive_integers("cutoffs")
 
@@ -288,6 +292,7 @@ def _check_vocabulary(vocabulary: Vocabulary):
   path = vocabulary_path()
   if not path.exists():
     if FLAGS.mode == "train":
+      path.parent.mkdir(parents=True, exist_ok=True)
       write_text(path, vocabulary.dump())
   elif Vocabulary.parse(path.read_text("utf-8")) != vocabulary:
     raise common_flags.UsageError(
