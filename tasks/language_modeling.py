@@ -264,24 +264,26 @@ def evaluation_windows(
     split: the text.
     starts: the first target of each of B streams; one at N is empty.
     length: targets of each stream, as far as the text goes.
-    window: T; the last window may be shorter.
+    window: T, unless streams are shorter.
     eos: the number of `<eos>`.
 
   Yields:
-    Inputs and targets, int32 `[T, B]`. Where a target is -1 there is none.
+    Inputs and targets, int32 `[T, B]`, of one and the same shape: at the end of
+    a stream there are targets -1, for none.
   """
+  window = min(window, length)
   for offset in range(0, length, window):
-    size = min(window, length - offset)
-    inputs = np.zeros([size, len(starts)], np.int32)
-    targets = np.full([size, len(starts)], _PADDING, np.int32)
+    inputs = np.zeros([window, len(starts)], np.int32)
+    targets = np.full([window, len(starts)], _PADDING, np.int32)
     for i, start in enumerate(starts):
       first = min(start + offset, len(split))
-      last = min(first + size, len(split))
-      words = split.read(max(first - 1, 0), last)
+      stop = min(first + window, start + length, len(split))
+      words = split.read(max(first - 1, 0), stop)
       if first == 0:
         words = np.concatenate([np.array([eos], np.int32), words])
-      inputs[: last - first, i] = words[:-1][: last - first]
-      targets[: last - first, i] = words[1:]
+      size = max(stop - first, 0)
+      inputs[:size, i] = words[:-1][:size]
+      targets[:size, i] = words[1:][:size]
     yield inputs, targets
 
 

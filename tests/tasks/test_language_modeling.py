@@ -345,8 +345,7 @@ def test_evaluation_windows(small_records, num_streams, window):
   for inputs, targets in evaluation_windows(
       split, starts, length, window, eos
   ):
-    assert inputs.shape == targets.shape
-    assert 1 <= len(inputs) <= window
+    assert inputs.shape == targets.shape == (min(window, length), num_streams)
     for i, stream in enumerate(streams):
       there = targets[:, i] >= 0
       assert np.all(targets[~there, i] == -1)
