@@ -113,7 +113,6 @@ def main():
   common_flags.make_parallel()
   eval_unroll = common_flags.positive_integers("eval_unroll")
   with common_flags.usage_errors():
-    multihost.on_leader(lambda: _load() and None)  # One alone tokenises.
     corpus = _load()
     windows = TrainingWindows(
         corpus.splits["train"], FLAGS.batch_size, FLAGS.window
@@ -278,13 +277,22 @@ def vocabulary_path() -> pathlib.Path:
 
 
 def _load() -> language_modeling.Corpus:
-  return language_modeling.load(
-      FLAGS.corpus,
-      FLAGS.manual_dir,
-      FLAGS.data_dir,
-      FLAGS.vocab_size,
-      FLAGS.min_count,
-  )
+  """Returns the corpus, which process 0 tokenises if need be."""
+
+  def load():
+    return language_modeling.load(
+        FLAGS.corpus,
+        FLAGS.manual_dir,
+        FLAGS.data_dir,
+        FLAGS.vocab_size,
+        FLAGS.min_count,
+    )
+
+  def prepare():
+    load()
+
+  multihost.on_leader(prepare)
+  return load()
 
 
 def _check_vocabulary(vocabulary: Vocabulary):

@@ -44,7 +44,7 @@ EOS = "<eos>"
 UNK = "<unk>"
 SPLITS = ("train", "valid", "test")
 
-_RECORD = 2**14  # Words of a record; what is read at a time.
+_RECORD = 2**14  # Words read at a time. Another number is another VERSION.
 _RECORDS_KEPT = 2**12  # 256 MB.
 _PADDING = -1
 
@@ -86,8 +86,6 @@ class Vocabulary:
   def __eq__(self, other: object) -> bool:
     """Returns whether words and counts are the same."""
     return isinstance(other, Vocabulary) and self.rows() == other.rows()
-
-  __hash__ = None
 
   def rows(self) -> list[tuple[str, int]]:
     """Returns words with their counts."""

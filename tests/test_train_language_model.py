@@ -9,9 +9,6 @@ import sys
 
 from absl import flags
 from absl.testing import flagsaver
-
-# It defines flags when TFDS first needs it, which a flagsaver would take back.
-from array_record.python import array_record_data_source  # noqa: F401
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -58,13 +55,12 @@ def parsed(*arguments):
     yield
 
 
-def make_text(folder, num_words=400, num_types=20, seed=0):
-  """Writes a text of words that depend on the word before, three times."""
-  random = np.random.default_rng(seed)
-  steps = 1 + (random.random(num_words) < 0.2)
+def make_text(folder, num_types=20):
+  """Writes a text of words that depend on the word before."""
+  steps = 1 + (np.random.default_rng(0).random(400) < 0.2)
   folder.mkdir()
   lines = np.array([f"w{i % num_types}" for i in np.cumsum(steps)])
-  for split, size in zip(SPLITS, (num_words, 90, 70), strict=True):
+  for split, size in zip(SPLITS, (400, 90, 70), strict=True):
     text = "\n".join(" ".join(line) for line in lines[:size].reshape(-1, 10))
     (folder / f"{split}.txt").write_text(text)
   return folder
@@ -72,7 +68,9 @@ def make_text(folder, num_words=400, num_types=20, seed=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  return make_text(tmp_path_factory.mktemp("texts") / "text")
+  folder = make_text(tmp_path_factory.mktemp("texts") / "text")
+  load(folder)  # The first use defines flags, which a flagsaver takes back.
+  return folder
 
 
 def load(folder):
