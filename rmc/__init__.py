@@ -1,16 +1,20 @@
 """The Relational Memory Core of Santoro et al. (2018) for Haiku."""
 
 from rmc import baselines, sonnet
-from rmc.networks import Seq2Seq, SequenceClassifier
+from rmc.networks import LanguageModel, Seq2Seq, SequenceClassifier
 from rmc.relational_memory import PrecomputedInputs, RelationalMemory, StepInfo
+from rmc.softmax import AdaptiveSoftmax, Softmax
 from rmc.unroll import unroll
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdaptiveSoftmax",
+    "LanguageModel",
     "PrecomputedInputs",
     "RelationalMemory",
     "Seq2Seq",
     "SequenceClassifier",
+    "Softmax",
     "StepInfo",
     "baselines",
     "sonnet",

@@ -367,16 +367,29 @@ def unroll_options() -> dict[str, Any]:
 
 def mlp_sizes() -> list[int]:
   """Returns the sizes of the read-out's layers that the flags ask for."""
+  return positive_integers("mlp_sizes")
+
+
+def positive_integers(name: str) -> list[int]:
+  """Returns the value of a list flag.
+
+  Args:
+    name: the flag's.
+
+  Raises:
+    UsageError: if the value is anything else.
+  """
+  texts = FLAGS[name].value
   try:
-    sizes = [int(size) for size in FLAGS.mlp_sizes]
+    numbers = [int(text) for text in texts]
   except ValueError:
-    sizes = [0]
-  if min(sizes, default=1) < 1:
+    numbers = [0]
+  if min(numbers, default=1) < 1:
     raise UsageError(
-        f"--mlp_sizes={','.join(FLAGS.mlp_sizes)} must be positive integers, "
-        "separated by commas"
+        f"--{name}={','.join(texts)} must be positive integers, separated by "
+        "commas"
     )
-  return sizes
+  return numbers
 
 
 def make_optimizer() -> optax.GradientTransformation:
