@@ -25,7 +25,6 @@ from typing import Any
 from unittest import mock
 
 from absl import flags
-from absl.testing import flagsaver
 import jax
 import tabulate
 
@@ -33,19 +32,25 @@ from rmc import training
 from scripts import (
   common_flags,
   program,
+  train_language_model,
   train_learn_to_execute,
   train_nth_farthest,
 )
 from tasks.nth_farthest import NthFarthest
 
 FLAGS = flags.FLAGS
-for _script in (train_learn_to_execute, train_nth_farthest):
+for _script in (
+    train_language_model,
+    train_learn_to_execute,
+    train_nth_farthest,
+):
   flags.adopt_module_key_flags(_script)
 
 _PRESETS = pathlib.Path(common_flags.__file__).parent / "presets"
 _BENCHMARKS = {
     "nth_farthest": (train_nth_farthest, "nth_farthest_demo"),
     "learn_to_execute": (train_learn_to_execute, "lte_program"),
+    "language_modeling": (train_language_model, "lm_demo"),
 }
 flags.DEFINE_multi_enum(
     "benchmark", list(_BENCHMARKS), list(_BENCHMARKS), "What to measure."
@@ -99,7 +104,9 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
     row["batches_per_second"] = _rate(sample)
     raise _Measured
 
-  with flagsaver.flagsaver(), tempfile.TemporaryDirectory() as workdir:
+  for flag in FLAGS:
+    FLAGS[flag].unparse()  # What another benchmark's preset said.
+  with tempfile.TemporaryDirectory() as workdir:
     FLAGS([
         sys.argv[0],
         f"--flagfile={_PRESETS / preset}.flags",
@@ -146,9 +153,9 @@ def _rate(call: Callable[[int], Any]) -> float:
 
 def main():
   """Measures what the flags ask for and prints it."""
-  arguments = sys.argv[1:]
+  arguments, as_json = sys.argv[1:], FLAGS.json
   rows = [measure(name, arguments) for name in FLAGS.benchmark]
-  if FLAGS.json:
+  if as_json:
     print(json.dumps(rows, indent=1))
   else:
     print(tabulate.tabulate(rows, headers="keys", floatfmt=",.1f"))
