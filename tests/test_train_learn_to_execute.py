@@ -187,7 +187,7 @@ def test_presets(path, core):
     params = jax.eval_shape(network.init, jax.random.key(0), batch)
     logits = jax.eval_shape(network.apply.answer, params, batch)
     assert logits.shape == (task.num_steps_out, 2, 45)
-    if path.stem not in ("lte_smoke", "lte_demo"):
+    if path.stem not in ("lte_smoke", "lte_demo", "lte_addition_small"):
       assert FLAGS.mem_slots * FLAGS.num_heads * FLAGS.head_size == 1024
       assert FLAGS.entnet_num_cells * FLAGS.entnet_hidden_size == 1024
       assert (FLAGS.dnc_memory_size, FLAGS.dnc_word_size) == (80, 64)
