@@ -153,7 +153,7 @@ def test_unroll_options():
       apply(with_options, params, *batch), apply(call(), params, *batch)
   )
   fn = hk.without_apply_rng(hk.transform(with_options)).apply
-  assert str(jax.make_jaxpr(fn)(params, *batch)).count("unroll=2") == 1
+  assert "unroll=2" in str(jax.make_jaxpr(fn)(params, *batch))
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])

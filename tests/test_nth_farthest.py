@@ -225,11 +225,11 @@ def test_a_stage_that_cannot_be_read_is_an_error(name):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"stages": [Stage(1, 1, 1)]}, "2 objects or more.*num_objects=1"),
+        ({"stages": [Stage(1, 1, 1)]}, "2 objects or more.*got 1x1"),
         ({"stages": [Stage(3, 1, 2)]}, "no more of them than labels"),
-        ({"stages": [Stage(3, 1, 5)]}, "than the task.*num_labels=5"),
+        ({"stages": [Stage(3, 1, 5)]}, "than the task.*got 3x1x5"),
         ({"stages": [Stage(3, 0, 3)]}, "1 feature or more"),
-        ({"stages": [Stage(3, 3, 3)]}, "num_features=3"),
+        ({"stages": [Stage(3, 3, 3)]}, "than the task.*got 3x3"),
         ({"threshold": 0}, "threshold must be above 0 .* got 0"),
         ({"threshold": 1.5}, "threshold .* got 1.5"),
         ({"review": -0.1}, "review must be from 0 to below 1, got -0.1"),
