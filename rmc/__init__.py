@@ -4,6 +4,7 @@ from rmc import baselines, sonnet
 from rmc.networks import Seq2Seq, SequenceClassifier
 from rmc.relational_memory import PrecomputedInputs, RelationalMemory, StepInfo
 from rmc.unroll import unroll
+from rmc.vtrace import VTrace, vtrace
 
 __version__ = "0.1.0"
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "Seq2Seq",
     "SequenceClassifier",
     "StepInfo",
+    "VTrace",
     "baselines",
     "sonnet",
     "unroll",
+    "vtrace",
 ]
