@@ -1,13 +1,14 @@
 """The Relational Memory Core of Santoro et al. (2018) for Haiku."""
 
 from rmc import baselines, sonnet
-from rmc.networks import Seq2Seq, SequenceClassifier
+from rmc.networks import ActorCritic, Seq2Seq, SequenceClassifier
 from rmc.relational_memory import PrecomputedInputs, RelationalMemory, StepInfo
 from rmc.unroll import unroll
 from rmc.vtrace import VTrace, vtrace
 
 __version__ = "0.1.0"
 __all__ = [
+    "ActorCritic",
     "PrecomputedInputs",
     "RelationalMemory",
     "Seq2Seq",

@@ -95,6 +95,9 @@ def vtrace(
     if not value > 0:
       raise ValueError(f"{name} must be above 0, got {value}.")
 
+  v_tm1, v_t, r_t, discount_t, rho_tm1 = map(
+      jax.lax.stop_gradient, arguments.values()
+  )
   c_tm1 = lambda_ * jnp.minimum(1.0, rho_tm1)
   delta_t = jnp.minimum(clip_rho, rho_tm1) * (
       r_t + discount_t * v_t - v_tm1
@@ -117,4 +120,4 @@ def vtrace(
   advantages = jnp.minimum(clip_pg_rho, rho_tm1) * (
       r_t + discount_t * ahead - v_tm1
   )
-  return jax.tree.map(jax.lax.stop_gradient, VTrace(targets, advantages))
+  return VTrace(targets, advantages)
