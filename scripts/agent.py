@@ -413,8 +413,10 @@ def describe(figures: Figures) -> dict[str, tuple[float, float, int]]:
   for name, (values, counts) in figures.items():
     values = np.asarray(values, np.float64)[np.asarray(counts)]
     if values.size and name != "return_squared":
-      error = values.std(ddof=1) / math.sqrt(values.size) if values[1:].size else 0
-      described[name] = (float(values.mean()), float(error), values.size)
+      error = 0.0
+      if values.size > 1:
+        error = float(values.std(ddof=1)) / math.sqrt(values.size)
+      described[name] = (float(values.mean()), error, values.size)
   return described
 
 
