@@ -130,6 +130,13 @@ def integers(name: str) -> list[int]:
     ) from None
 
 
+def torso_shape(env: Environment) -> tuple[int, int]:
+  """Returns height and width of what the torso makes of an observation."""
+  stride = math.prod(integers("conv_strides"))
+  height, width, _ = env.observation_shape
+  return -(-height // stride), -(-width // stride)
+
+
 def make_agent(env: Environment) -> Agent:
   """Returns the agent that the flags ask for.
 
@@ -145,9 +152,8 @@ def make_agent(env: Environment) -> Agent:
   def make_core():
     if FLAGS.core != "conv_lstm":
       return common_flags.make_core(treat_input_as_matrix=rows)
-    stride = math.prod(strides)
     return hk.Conv2DLSTM(
-        [-(-size // stride) for size in env.observation_shape[:2]],
+        torso_shape(env),
         FLAGS.conv_lstm_channels,
         FLAGS.conv_lstm_kernel,
         name="conv_lstm",
