@@ -162,24 +162,24 @@ def make_agent(env: Environment) -> Agent:
   core_input = "rows" if rows else "flat"
   if FLAGS.core == "conv_lstm":
     core_input = "image"
-  agent = Agent(
-      env,
-      lambda: rmc.ActorCritic(
-          make_core,
-          env.num_actions,
-          core_input,
-          channels,
-          strides,
-          FLAGS.conv_kernel,
-          **common_flags.unroll_options(),
-      ),
-      unroll_length=FLAGS.unroll_length,
-      discount=FLAGS.discount,
-      entropy_cost=FLAGS.entropy_cost,
-      value_cost=FLAGS.value_cost,
-      actor_lag=FLAGS.actor_lag,
-  )
   with common_flags.usage_errors():
+    agent = Agent(
+        env,
+        lambda: rmc.ActorCritic(
+            make_core,
+            env.num_actions,
+            core_input,
+            channels,
+            strides,
+            FLAGS.conv_kernel,
+            **common_flags.unroll_options(),
+        ),
+        unroll_length=FLAGS.unroll_length,
+        discount=FLAGS.discount,
+        entropy_cost=FLAGS.entropy_cost,
+        value_cost=FLAGS.value_cost,
+        actor_lag=FLAGS.actor_lag,
+    )
     jax.eval_shape(agent.init, jax.random.key(0))
   return agent
 
