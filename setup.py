@@ -17,6 +17,7 @@ _TRAIN = [
     "importlib_resources",  # TFDS imports it without declaring it.
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
+    "jmp",
     "tabulate",
     "tensorboardX>=2.6.2",
     "tensorflow-datasets>=4.9.9",

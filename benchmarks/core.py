@@ -22,10 +22,9 @@ import dataclasses
 import functools
 import json
 import math
-import sys
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 import haiku as hk
 import jax
 from jax.extend import core as jax_core
@@ -34,6 +33,7 @@ import numpy as np
 
 from benchmarks import reference, timing
 import rmc
+from scripts import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,13 +220,13 @@ def measure(
   """
   rows, functions, weight_flops = [], [], []
   for path_name, path in paths.items():
-    program = _Program(shape, path)
-    arguments = (program.init(), program.inputs())
-    jaxpr = jax.make_jaxpr(program.forward_fn)(*arguments).jaxpr
+    run = _Program(shape, path)
+    arguments = (run.init(), run.inputs())
+    jaxpr = jax.make_jaxpr(run.forward_fn)(*arguments).jaxpr
     products = _products(jaxpr)
     forward, forward_backward = (
         jax.jit(f).lower(*arguments).compile()
-        for f in (program.forward_fn, program.forward_backward_fn)
+        for f in (run.forward_fn, run.forward_backward_fn)
     )
     by_weights = {p: times for p, times in products.items() if p.batch == 1}
     xs = [jnp.ones((times, p.m, p.k)) for p, times in by_weights.items()]
@@ -299,9 +299,8 @@ flags.register_validator(
 )
 
 
-def main(argv: list[str]):
+def main():
   """Measures what the flags ask for and prints it."""
-  del argv
   groups = [({name: SHAPES[name] for name in _SHAPES.value}, PATHS)]
   if _GROWTH.value:
     groups += [(GROWTH, {"rmc.unroll": PATHS["rmc.unroll"]})]
@@ -318,13 +317,5 @@ def main(argv: list[str]):
     print(json.dumps(rows, indent=1))
 
 
-def _parse(argv: list[str]) -> list[str]:
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    print(f"benchmarks.core: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
-  app.run(main, flags_parser=_parse)
+  program.run(main)

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import tabulate
 
+from scripts import program
 from tasks.learn_to_execute import LearnToExecute, Level
 from tasks.prefetch import Prefetcher
 
@@ -66,4 +67,4 @@ def _samples_per_second(get) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-  main()
+  program.run(main)

@@ -5,11 +5,15 @@ Glossary of shapes:
   - B: batch size.
 """
 
+from collections.abc import Callable
+import math
 from typing import Any
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
+
+from rmc import _hoisting
 
 
 def unroll(
@@ -41,7 +45,11 @@ def unroll(
 
   For the backward pass each step keeps the results of its matrix products and
   convolutions, and what is cheap is computed anew from them: on CPU this is
-  faster than to write and read everything, and takes half the memory.
+  faster than to write and read everything, and takes half the memory. If the
+  core is a Haiku module, the gradients of large weights are made at the end,
+  from all steps at once. JAX then refuses forward-mode derivatives (`jax.jvp`)
+  of the unroll itself, though not of its gradients; `hk.dynamic_unroll` has
+  them.
 
   Args:
     core: any `hk.RNNCore`, or a function `(inputs, state) -> (output, state)`
@@ -57,8 +65,9 @@ def unroll(
       at. None: never.
     time_major: whether the time axis of inputs, `should_reset`, outputs and
       all states is the first; otherwise it is the second, after the batch.
-    remat: whether the backward pass computes the products inside each step
-      anew too, from the states alone: least memory, the same numbers.
+    remat: whether the backward pass computes everything anew, in chunks of
+      about the square root of T steps, from the state before each chunk and
+      its inputs: memory grows as that root, and the numbers are the same.
     unroll: how many steps the compiled loop takes at a time.
     return_all_states: whether to return the state after each step.
 
@@ -89,47 +98,103 @@ def unroll(
   if lengths is not None:
     running = _running(jnp.asarray(lengths), num_steps)  # [T, B]
 
-  take_step = core
-  if hasattr(core, "precompute"):
-    take_step = core.advance
-    ranks = jax.tree.map(jnp.ndim, initial_state)
-    if ranks == jax.tree.map(jnp.ndim, core.initial_state(None)):
-      inputs = core.precompute(inputs)
-    else:
-      inputs = hk.BatchApply(core.precompute)(inputs)
+  options = {"unroll": unroll, "return_all_states": return_all_states}
 
-  def step(inputs, state):
-    inputs, should_reset, running = inputs
-    if should_reset is not None:
-      state = _where(should_reset, reset_state, state)
-    output, next_state = take_step(inputs, state)
-    if running is not None:
-      output = _where(running, output, jax.tree.map(jnp.zeros_like, output))
-      next_state = _where(running, next_state, state)
-    return output, next_state
+  def unroll_all(inputs, initial_state):
+    inputs, *switches = inputs
+    take_step = core
+    if hasattr(core, "precompute"):
+      take_step = core.advance
+      ranks = jax.tree.map(jnp.ndim, initial_state)
+      if ranks == jax.tree.map(jnp.ndim, core.initial_state(None)):
+        inputs = core.precompute(inputs)
+      else:
+        inputs = hk.BatchApply(core.precompute)(inputs)
 
-  policy = None if remat else jax.checkpoint_policies.dots_saveable
-  # What prevent_cse prevents cannot happen across the steps of a loop.
-  outputs, states = hk.dynamic_unroll(
-      _remat(step, prevent_cse=False, policy=policy),
-      (inputs, should_reset, running),
-      initial_state,
-      return_all_states=return_all_states,
-      unroll=unroll,
-  )
+    def step(inputs, state):
+      inputs, should_reset, running = inputs
+      if should_reset is not None:
+        state = _where(should_reset, reset_state, state)
+      output, next_state = take_step(inputs, state)
+      if running is not None:
+        output = _where(running, output, jax.tree.map(jnp.zeros_like, output))
+        next_state = _where(running, next_state, state)
+      return output, next_state
+
+    inputs = (inputs, *switches)
+    policy = jax.checkpoint_policies.dots_saveable
+    if _hoisting.applies_to(core):
+      return _hoisting.dynamic_unroll(
+          step, inputs, initial_state, policy=policy, **options
+      )
+    step = _remat(step, policy=policy)
+    return hk.dynamic_unroll(step, inputs, initial_state, **options)
+
+  inputs = (inputs, should_reset, running)
+  if remat:
+    outputs, states = _unroll_chunks(
+        unroll_all, inputs, initial_state, num_steps, return_all_states
+    )
+  else:
+    outputs, states = unroll_all(inputs, initial_state)
   if not time_major:
     outputs = _swap_time(outputs)
     states = _swap_time(states) if return_all_states else states
   return outputs, states
 
 
-def _remat(function, **options):
+def _unroll_chunks(
+    unroll_all: Callable[[Any, Any], tuple[Any, Any]],
+    inputs: Any,
+    state: Any,
+    num_steps: int,
+    return_all_states: bool,
+) -> tuple[Any, Any]:
+  """Unrolls some steps at a time and keeps the states between for the backward.
+
+  Args:
+    unroll_all: unrolls all inputs that it is given.
+    inputs: a nest of `[T, ...]`.
+    state: the state before the first step.
+    num_steps: T.
+    return_all_states: whether `unroll_all` returns the state after each step.
+
+  Returns:
+    What `unroll_all` would return.
+  """
+  root = math.isqrt(num_steps)
+  divisors = (n for n in range(root, root // 2, -1) if num_steps % n == 0)
+  size = next(divisors, root)
+  end = num_steps - num_steps % size
+
+  def unroll_chunk(inputs, state):
+    outputs, states = unroll_all(inputs, state)
+    if not return_all_states:
+      return (outputs, None), states
+    return (outputs, states), jax.tree.map(lambda x: x[-1], states)
+
+  chunks = jax.tree.map(
+      lambda x: jnp.reshape(x[:end], (-1, size, *x.shape[1:])), inputs
+  )
+  results, state = hk.dynamic_unroll(_remat(unroll_chunk), chunks, state)
+  results = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), results)
+  if end < num_steps:
+    rest = jax.tree.map(lambda x: x[end:], inputs)
+    last, state = unroll_chunk(rest, state)
+    results = jax.tree.map(lambda *x: jnp.concatenate(x), results, last)
+  outputs, states = results
+  return outputs, states if return_all_states else state
+
+
+def _remat(step, policy=None):
   """Is `hk.remat`, and JAX's own where there is no transform around it."""
   try:
     hk.running_init()
+    remat = hk.remat
   except ValueError:
-    return jax.checkpoint(function, **options)
-  return hk.remat(function, **options)
+    remat = jax.checkpoint
+  # What prevent_cse prevents cannot happen across the steps of a loop.
+  return remat(step, prevent_cse=False, policy=policy)
 
 
 def _swap_time(nest):

@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 import haiku as hk
 import jax
+import jmp
 import numpy as np
 import optax
 import tabulate
@@ -68,6 +69,13 @@ flags.DEFINE_enum(
     ["default", "high", "highest"],
     "Precision of float32 matrix products. JAX's default is TF32 on recent "
     "GPUs and bfloat16 on TPUs; highest is float32 everywhere.",
+)
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16"],
+    "What linear layers compute in. Parameters, the state of the core and all "
+    "else, attention too, are float32 either way.",
 )
 
 flags.DEFINE_boolean(
@@ -372,16 +380,29 @@ def unroll_options() -> dict[str, Any]:
 
 def mlp_sizes() -> list[int]:
   """Returns the sizes of the read-out's layers that the flags ask for."""
+  return positive_integers("mlp_sizes")
+
+
+def positive_integers(name: str) -> list[int]:
+  """Returns the value of a list flag.
+
+  Args:
+    name: the flag's.
+
+  Raises:
+    UsageError: if the value is anything else.
+  """
+  texts = FLAGS[name].value
   try:
-    sizes = [int(size) for size in FLAGS.mlp_sizes]
+    numbers = [int(text) for text in texts]
   except ValueError:
-    sizes = [0]
-  if min(sizes, default=1) < 1:
+    numbers = [0]
+  if min(numbers, default=1) < 1:
     raise UsageError(
-        f"--mlp_sizes={','.join(FLAGS.mlp_sizes)} must be positive integers, "
-        "separated by commas"
+        f"--{name}={','.join(texts)} must be positive integers, separated by "
+        "commas"
     )
-  return sizes
+  return numbers
 
 
 def make_optimizer(
@@ -537,6 +558,9 @@ def _parse(argv: list[str]) -> list[str]:
     left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
   if FLAGS.matmul_precision != "default":
     jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
+  if FLAGS.precision == "bfloat16":
+    policy = jmp.get_policy("params=float32,compute=bfloat16,output=float32")
+    hk.mixed_precision.set_policy(hk.Linear, policy)
   if FLAGS.deterministic:  # Read when JAX first looks for devices.
     os.environ["XLA_FLAGS"] = " ".join(
         (os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true")

@@ -75,7 +75,7 @@ def table(
     A table in Markdown, a row for each group of runs.
 
   Raises:
-    UsageError: if a run has no summary or no such figure.
+    UsageError: if a run has no report or no such figure.
   """
   rows = []
   for label, runs in group(workdirs).items():
@@ -83,10 +83,10 @@ def table(
     row = {
         "run": label,
         "seeds": len(runs),
-        "parameters": _show([s["parameters"] for s in summaries]),
-        "updates": _show([s["step"] for s in summaries]),
-        "updates/s": _show([s["steps_per_second"] for s in summaries]),
-        "seconds": _show([s["wall_seconds"] for s in summaries]),
+        "parameters": _show(summaries, "parameters"),
+        "updates": _show(summaries, "step"),
+        "updates/s": _show(summaries, "steps_per_second"),
+        "seconds": _show(summaries, "wall_seconds"),
     }
     for name in names:
       for run, summary in zip(runs, summaries, strict=True):
@@ -94,7 +94,7 @@ def table(
           raise program.UsageError(
               f"--figures: {run} has no {name}; there are {sorted(summary)}"
           )
-      row[name] = _show([summary[name] for summary in summaries])
+      row[name] = _show(summaries, name)
     for name, value in reach:
       found = [_first(run, name, value) for run in runs]
       for unit, values in zip(
@@ -108,10 +108,16 @@ def table(
 
 
 def _summary(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the last figures; a run that was stopped has fewer of them."""
   path = workdir / "summary.json"
-  if not path.exists():
-    raise program.UsageError(f"{workdir} has no summary of a finished run")
-  return json.loads(path.read_text())
+  if path.exists():
+    return json.loads(path.read_text())
+  summary = {}
+  for record in training.read_metrics(workdir):
+    summary |= record
+  if not summary:
+    raise program.UsageError(f"{workdir} has no report of a run")
+  return summary
 
 
 def _first(
@@ -124,7 +130,11 @@ def _first(
   return math.inf, math.inf
 
 
-def _show(values: list[float]) -> str:
+def _show(summaries: list[dict[str, Any]], name: str) -> str:
+  """Shows the mean and its standard error; nothing if a run has no such."""
+  values = [summary[name] for summary in summaries if name in summary]
+  if len(values) < len(summaries):
+    return ""
   mean = statistics.mean(values)
   text = f"{mean:,.0f}" if abs(mean) >= 100 else f"{mean:.4g}"
   if len(values) > 1 and isinstance(values[0], float):

@@ -2,12 +2,13 @@
 
   python -m scripts.demo --seeds=0,1,2
   python -m scripts.demo --benchmark=learn_to_execute
+  python -m scripts.demo --benchmark=language_modeling
 
 Both see the same stream of examples; --cores=rmc,lstm,dnc,entnet compares the
 other baselines too. Nth Farthest takes some two minutes a core and seed on two
-CPU cores, Learning to Execute no longer. It prints a table and leaves
-learning_curves.png, and in each run's directory what the training program
-draws.
+CPU cores, Learning to Execute no longer, language modelling some ten. It prints
+a table and leaves learning_curves.png, and in each run's directory what the
+training program draws.
 """
 
 import json
@@ -33,14 +34,18 @@ class _Demo(NamedTuple):
     preset: its flags.
     directory: of the runs, unless --demo_dir says otherwise.
     curve: the figure whose curves are drawn.
-    accuracy: the final figure, which has a standard error.
+    columns: the final figures of the table, by title.
   """
 
   module: str
   preset: str
   directory: str
   curve: str
-  accuracy: str
+  columns: dict[str, str]
+
+
+def _accuracy(name: str) -> dict[str, str]:
+  return {"accuracy": name, "standard error": f"{name}_standard_error"}
 
 
 _DEMOS = {
@@ -49,14 +54,21 @@ _DEMOS = {
         "nth_farthest_demo.flags",
         "runs/demo",
         "accuracy",
-        "eval_accuracy",
+        _accuracy("eval_accuracy"),
     ),
     "learn_to_execute": _Demo(
         "scripts.train_learn_to_execute",
         "lte_demo.flags",
         "runs/demo_learn_to_execute",
         "eval_character_accuracy",
-        "eval_character_accuracy",
+        _accuracy("eval_character_accuracy"),
+    ),
+    "language_modeling": _Demo(
+        "scripts.train_language_model",
+        "lm_demo.flags",
+        "runs/demo_language_modeling",
+        "valid_perplexity",
+        {"test perplexity": "test_perplexity"},
     ),
 }
 
@@ -133,8 +145,7 @@ def _row(
       "seed": seed,
       "parameters": summary["parameters"],
       "updates": summary["step"],
-      "accuracy": summary[demo.accuracy],
-      "standard error": summary[f"{demo.accuracy}_standard_error"],
+      **{title: summary[name] for title, name in demo.columns.items()},
       "updates/s": summary["steps_per_second"],
       "seconds": summary["wall_seconds"],
   }

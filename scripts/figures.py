@@ -96,11 +96,11 @@ def learning_curves(
       )
   if plateau is not None:
     axes.axhline(plateau, color="grey", linestyle=":", label="plateau")
-  for step, name in marks:
+  for i, (step, name) in enumerate(marks):
     axes.axvline(step, color="grey", linewidth=0.5)
     axes.text(
         step,
-        0.02,
+        0.02 + 0.11 * (i % 4),  # So that neighbours can be told apart.
         f" {name}",
         rotation=90,
         fontsize=7,

@@ -39,7 +39,7 @@ flags.DEFINE_enum("task", "program", learn_to_execute.TASKS, "What to learn.")
 flags.DEFINE_integer("length", 5, "Digits of a literal, at most.")
 flags.DEFINE_integer("nesting", 1, "Operations of a program, at most.")
 flags.DEFINE_enum(
-    "curriculum",
+    "curriculum_strategy",
     "mix",
     learn_to_execute.CURRICULA,
     "How hard the programs of training are. baseline: the most; mix: all up to "
@@ -85,10 +85,11 @@ def main():
     test = task.sample(
         _EVAL_SEED, np.arange(FLAGS.test_programs), split="test"
     )
-  curriculum = Curriculum(FLAGS.curriculum, FLAGS.length, FLAGS.nesting)
+  strategy = FLAGS.curriculum_strategy
+  curriculum = Curriculum(strategy, FLAGS.length, FLAGS.nesting)
   if curriculum.adapts and not FLAGS.eval_every:
     raise common_flags.UsageError(
-        f"--curriculum={FLAGS.curriculum} needs --eval_every above 0: it goes "
+        f"--curriculum_strategy={strategy} needs --eval_every above 0: it goes "
         "by the loss at evaluations"
     )
   network = _make_network(task)

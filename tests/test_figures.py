@@ -110,7 +110,7 @@ def test_demo_refuses_wrong_flags(tmp_path):
   result = run("scripts.demo", f"--demo_dir={tmp_path}", "--cores=gru")
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
-  assert "--cores=gru must be a list of ['lstm', 'rmc']" in result.stderr
+  assert "--cores=gru must be a list of ['dnc', 'entnet'" in result.stderr
 
 
 @pytest.mark.slow

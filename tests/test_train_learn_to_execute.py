@@ -164,8 +164,8 @@ def test_wrong_flags_are_one_line(tmp_path, arguments, message):
         (["--nesting=0"], "nesting must be at least 1, got 0"),
         (["--length=7", "--by_token"], "from 1 to 6 by token, got 7"),
         (
-            ["--curriculum=naive", "--eval_every=0"],
-            "--curriculum=naive needs --eval_every above 0",
+            ["--curriculum_strategy=naive", "--eval_every=0"],
+            "--curriculum_strategy=naive needs --eval_every above 0",
         ),
         (["--mlp_sizes=4,x"], "--mlp_sizes=4,x must be positive integers"),
     ],
@@ -187,7 +187,7 @@ def test_presets(path, core):
     params = jax.eval_shape(network.init, jax.random.key(0), batch)
     logits = jax.eval_shape(network.apply.answer, params, batch)
     assert logits.shape == (task.num_steps_out, 2, 45)
-    if path.stem not in ("lte_smoke", "lte_demo"):
+    if path.stem not in ("lte_smoke", "lte_demo", "lte_addition_small"):
       assert FLAGS.mem_slots * FLAGS.num_heads * FLAGS.head_size == 1024
       assert FLAGS.entnet_num_cells * FLAGS.entnet_hidden_size == 1024
       assert (FLAGS.dnc_memory_size, FLAGS.dnc_word_size) == (80, 64)
@@ -196,7 +196,7 @@ def test_presets(path, core):
       memorized = FLAGS.task in ("copy", "reverse", "double")
       assert (FLAGS.dnc_controller == "feedforward") == memorized
       assert (FLAGS.batch_size, FLAGS.test_programs) == (128, 12_800)
-      assert (FLAGS.curriculum, FLAGS.learning_rate) == ("mix", 1e-3)
+      assert (FLAGS.curriculum_strategy, FLAGS.learning_rate) == ("mix", 1e-3)
 
 
 def test_every_task_of_the_paper_has_a_preset():
@@ -219,13 +219,13 @@ def test_lstm_has_two_layers():
 
 
 RESUMED = {
-    "lstm, mix": ["--core=lstm", "--curriculum=mix"],
-    "dnc, mix": ["--core=dnc", "--curriculum=mix"],
-    "entnet, mix": ["--core=entnet", "--curriculum=mix"],
-    "rmc, combine": ["--curriculum=combine"],
+    "lstm, mix": ["--core=lstm", "--curriculum_strategy=mix"],
+    "dnc, mix": ["--core=dnc", "--curriculum_strategy=mix"],
+    "entnet, mix": ["--core=entnet", "--curriculum_strategy=mix"],
+    "rmc, combine": ["--curriculum_strategy=combine"],
     "lstm, naive": [
         "--core=lstm",
-        "--curriculum=naive",
+        "--curriculum_strategy=naive",
         "--by_token",
         "--decoder=teacher_forcing",
         "--noshare_core",
@@ -251,7 +251,7 @@ def test_resumed_run_is_the_same(train, tmp_path, monkeypatch, arguments):
       for record in whole
       if "level_length" in record
   ]
-  if "--curriculum=mix" in arguments:
+  if "--curriculum_strategy=mix" in arguments:
     assert not levels
   else:
     assert levels[:5] == [(1, 1), (1, 1), (2, 1), (2, 1), (2, 2)]

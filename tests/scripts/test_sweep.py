@@ -167,12 +167,20 @@ def test_what_cannot_be_compared(tmp_path):
   done = run("scripts.compare_runs")
   assert done.returncode == 2 and "at least one directory" in done.stderr
   done = run("scripts.compare_runs", tmp_path)
-  assert done.returncode == 2 and "has no summary" in done.stderr
-  workdir = tmp_path / "run"
-  workdir.mkdir()
-  summary = {"parameters": 5, "steps_per_second": 1.0, "step": 3}
-  summary["wall_seconds"] = 2.0
-  (workdir / "summary.json").write_text(json.dumps(summary))
-  done = run("scripts.compare_runs", workdir)
+  assert done.returncode == 2 and "has no report of a run" in done.stderr
+  record = {"step": 3, "wall_seconds": 2.0, "loss": 0.25}
+  (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+  done = run("scripts.compare_runs", tmp_path)
   assert done.returncode == 2 and "has no eval_accuracy" in done.stderr
-  assert compare_runs.table([workdir], [], []).count("\n") == 2
+
+
+def test_a_run_that_was_stopped_is_shown_by_its_reports(tmp_path):
+  records = [{"step": i, "wall_seconds": 2.0, "loss": 1 / i} for i in (1, 4)]
+  records[0]["eval_loss"] = 0.5
+  (tmp_path / "metrics.jsonl").write_text(
+      "".join(json.dumps(record) + "\n" for record in records)
+  )
+  names = ["loss", "eval_loss"]
+  *_, row = compare_runs.table([tmp_path], names, []).splitlines()
+  cells = [cell.strip() for cell in row.strip("|").split("|")]
+  assert cells[1:] == ["1", "", "4", "", "2", "0.25", "0.5"]

@@ -1,0 +1,165 @@
+"""Updates a second of each training program, and batches of its sampler alone.
+
+    python -m benchmarks.training
+    python -m benchmarks.training --benchmark=nth_farthest --core=lstm --json
+
+What is timed is the compiled update of the program itself, with the flags of a
+preset and, over them, those of the command line.
+
+Columns:
+  - updates_per_second: with the sampler, as in training, without reports,
+    evaluations and checkpoints.
+  - batches_per_second: of the sampler alone.
+"""
+
+from collections.abc import Callable
+import contextlib
+import functools
+import itertools
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from typing import Any
+from unittest import mock
+
+from absl import flags
+import jax
+import tabulate
+
+from rmc import training
+from scripts import (
+  common_flags,
+  program,
+  train_language_model,
+  train_learn_to_execute,
+  train_nth_farthest,
+)
+from tasks.nth_farthest import NthFarthest
+
+FLAGS = flags.FLAGS
+for _script in (
+    train_language_model,
+    train_learn_to_execute,
+    train_nth_farthest,
+):
+  flags.adopt_module_key_flags(_script)
+
+_PRESETS = pathlib.Path(common_flags.__file__).parent / "presets"
+_BENCHMARKS = {
+    "nth_farthest": (train_nth_farthest, "nth_farthest_demo"),
+    "learn_to_execute": (train_learn_to_execute, "lte_program"),
+    "language_modeling": (train_language_model, "lm_demo"),
+}
+flags.DEFINE_multi_enum(
+    "benchmark", list(_BENCHMARKS), list(_BENCHMARKS), "What to measure."
+)
+flags.DEFINE_float(
+    "seconds", 10.0, "How long to measure, each time.", lower_bound=0.1
+)
+flags.DEFINE_boolean(
+    "json", False, "Print a list of rows in JSON rather than a table."
+)
+
+
+class _Measured(Exception):
+  """Leaves a training program where it would begin to train."""
+
+
+def measure(name: str, arguments: list[str]) -> dict[str, Any]:
+  """Measures the update of a training program.
+
+  Args:
+    name: of the benchmark.
+    arguments: flags that overrule those of its preset.
+
+  Returns:
+    A row, by column.
+  """
+  script, preset = _BENCHMARKS[name]
+
+  def measure_update(
+      init, loss_fn, optimizer, evaluate, *, batches=None, free_flags=()
+  ):
+    del evaluate, free_flags
+    parallel = common_flags.make_parallel()
+    indices = parallel.local_indices(FLAGS.batch_size)
+    place = parallel.place_batch
+    if batches is None:
+      placed = place(indices)
+      sample, batch_at = _nth_farthest_sampler(indices), lambda step: placed
+    else:
+      sample = functools.partial(batches, indices=indices)
+      batch_at = lambda step: place(sample(step))  # noqa: E731
+    state = parallel.place_state(training.to_numpy(init()))
+    update = parallel.make_update(loss_fn, optimizer)
+
+    def train(step):
+      nonlocal state
+      state, metrics = update(state, batch_at(step))
+      return metrics
+
+    row["updates_per_second"] = _rate(train)
+    row["batches_per_second"] = _rate(sample)
+    raise _Measured
+
+  for flag in FLAGS:
+    FLAGS[flag].unparse()  # What another benchmark's preset said.
+  with tempfile.TemporaryDirectory() as workdir:
+    FLAGS([
+        sys.argv[0],
+        f"--flagfile={_PRESETS / preset}.flags",
+        f"--workdir={workdir}",
+        *arguments,
+    ])
+    row = {
+        "benchmark": name,
+        "core": FLAGS.core,
+        "batch_size": FLAGS.batch_size,
+    }
+    with (
+        jax.default_matmul_precision(FLAGS.matmul_precision),
+        mock.patch.object(common_flags, "train_or_evaluate", measure_update),
+        contextlib.suppress(_Measured),
+    ):
+      script.main()
+  return row
+
+
+def _nth_farthest_sampler(indices) -> Callable[[int], Any]:
+  """Returns what its loss draws its examples with, compiled alone."""
+  task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
+
+  @jax.jit
+  def sample(step):
+    key = jax.random.fold_in(jax.random.key(FLAGS.seed), step)
+    return jax.vmap(task.sample)(training.example_keys(key, indices))
+
+  return sample
+
+
+def _rate(call: Callable[[int], Any]) -> float:
+  """Returns how many calls, with 0, 1, ..., are done in a second."""
+  jax.block_until_ready(call(0))  # Compiles.
+  start = time.perf_counter()
+  for step in itertools.count(1):
+    result = call(step)
+    jax.block_until_ready(result)
+    seconds = time.perf_counter() - start
+    if seconds > FLAGS.seconds:
+      return step / seconds
+
+
+def main():
+  """Measures what the flags ask for and prints it."""
+  arguments, as_json = sys.argv[1:], FLAGS.json
+  rows = [measure(name, arguments) for name in FLAGS.benchmark]
+  if as_json:
+    print(json.dumps(rows, indent=1))
+  else:
+    print(tabulate.tabulate(rows, headers="keys", floatfmt=",.1f"))
+
+
+if __name__ == "__main__":
+  program.run(main)

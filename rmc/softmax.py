@@ -1,0 +1,330 @@
+"""Softmax over many classes, such as the words of a language.
+
+Glossary of shapes:
+  - T: steps.
+  - B: batch size.
+  - D: size of an output of the network and of an embedding.
+  - V: number of classes.
+"""
+
+from collections.abc import Callable, Sequence
+import itertools
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+# How many logits of one pass are in memory at a time, unless one step has more.
+_MAX_LOGITS = 2**26
+
+
+def log_probs(
+    outputs: jax.Array,
+    weights: jax.Array,
+    bias: jax.Array,
+    targets: jax.Array,
+    chunk_size: int | None = None,
+) -> jax.Array:
+  """Returns the log-probabilities of targets under a softmax, chunk by chunk.
+
+  The logits `[T, B, V]` are never in memory at once: those of some steps are
+  made, used and dropped, and for the backward pass made again. The numbers are
+  those of a softmax over all logits but for rounding.
+
+  Args:
+    outputs: `[T, ..., D]`.
+    weights: `[V, D]`.
+    bias: `[V]`.
+    targets: classes, integers `[T, ...]`.
+    chunk_size: steps whose logits are made at a time; None for as many as make
+      2**26 logits.
+
+  Returns:
+    Log-probabilities, `[T, ...]`.
+  """
+
+  def chunk(outputs, targets):
+    return _pick(jax.nn.log_softmax(_logits(outputs, weights, bias)), targets)
+
+  return _in_chunks(chunk, outputs, targets, weights.shape[0], chunk_size)
+
+
+class Softmax(hk.Module):
+  r"""A softmax over words and the embedding that feeds the network.
+
+  .. math::
+
+    \log p(v) = e_v^T o + b_v - \log \sum_u \exp(e_u^T o + b_u)
+
+  When tied, the rows :math:`e_v` are the words' embeddings too.
+
+  Attributes:
+    embedding_size: D.
+  """
+
+  def __init__(
+      self,
+      vocab_size: int,
+      embedding_size: int,
+      tied: bool = True,
+      chunk_size: int | None = None,
+      name: str = "softmax",
+  ):
+    """Constructs a Softmax.
+
+    Args:
+      vocab_size: V.
+      embedding_size: D.
+      tied: whether the softmax's weights are the embedding.
+      chunk_size: as in `log_probs`.
+      name: name of the module.
+    """
+    super().__init__(name=name)
+    self._vocab_size = vocab_size
+    self.embedding_size = embedding_size
+    self._tied = tied
+    self._chunk_size = chunk_size
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """Returns embeddings `[..., D]` of words `[...]`."""
+    name = "weights" if self._tied else "embedding"
+    return _matrix(name, self._vocab_size, self.embedding_size)[tokens]
+
+  def log_probs(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns log-probabilities `[T, ...]` of words `[T, ...]`.
+
+    Args:
+      outputs: of the network, `[T, ..., D]`.
+      targets: words, `[T, ...]`.
+    """
+    return log_probs(outputs, *self._head(), targets, self._chunk_size)
+
+  def all_log_probs(self, outputs: jax.Array) -> jax.Array:
+    """Returns log-probabilities `[..., V]` for outputs `[..., D]`."""
+    return jax.nn.log_softmax(_logits(outputs, *self._head()))
+
+  def _head(self) -> tuple[jax.Array, jax.Array]:
+    """Returns weights `[V, D]` and bias `[V]`."""
+    weights = _matrix("weights", self._vocab_size, self.embedding_size)
+    return weights, _bias("bias", self._vocab_size)
+
+
+class AdaptiveSoftmax(hk.Module):
+  r"""The adaptive softmax of Grave et al. (2017), words in order of frequency.
+
+  The cutoffs :math:`c_0 < c_1 < \ldots` cut the words into a head and tails.
+  The head is a softmax over its own words and one class for each tail; a word
+  of tail i costs another softmax, over the tail's words, whose embeddings are
+  :math:`k^i` times smaller:
+
+  .. math::
+
+    p(v) = p_{head}(v) \quad (v < c_0) \qquad
+    p(v) = p_{head}(i) \, softmax_i(E_i P_i o)_v \quad (c_{i-1} \le v < c_i)
+
+  When tied, the input is the adaptive one of Baevski and Auli (2019): the
+  embedding of a word of tail i is its row of :math:`E_i` times :math:`P_i`.
+
+  Parameters and products shrink. Since shapes are static, every tail is
+  computed for every output, whether or not it is asked for.
+
+  Attributes:
+    embedding_size: D.
+  """
+
+  def __init__(
+      self,
+      vocab_size: int,
+      embedding_size: int,
+      cutoffs: Sequence[int],
+      factor: int = 4,
+      tied: bool = True,
+      chunk_size: int | None = None,
+      name: str = "adaptive_softmax",
+  ):
+    """Constructs an AdaptiveSoftmax.
+
+    Args:
+      vocab_size: V.
+      embedding_size: D.
+      cutoffs: the first words of the tails, ascending.
+      factor: how many times smaller the embeddings of each tail are.
+      tied: whether the softmax's weights are the embedding.
+      chunk_size: as in `log_probs`.
+      name: name of the module.
+
+    Raises:
+      ValueError: if the cutoffs do not ascend from 1 to below V, or leave a
+        tail without features.
+    """
+    super().__init__(name=name)
+    bounds = [0, *cutoffs, vocab_size]
+    if not cutoffs or any(a >= b for a, b in itertools.pairwise(bounds)):
+      raise ValueError(
+          f"cutoffs must ascend from 1 to below the {vocab_size} words, got "
+          f"{list(cutoffs)}."
+      )
+    if embedding_size < factor ** len(cutoffs):
+      raise ValueError(
+          f"cutoffs must be few enough for embedding_size {embedding_size} to "
+          f"shrink {factor} times at each, got {list(cutoffs)}."
+      )
+    self._vocab_size = vocab_size
+    self.embedding_size = embedding_size
+    self._head_size = cutoffs[0]
+    self._tails = list(itertools.pairwise(bounds[1:]))
+    self._factor = factor
+    self._tied = tied
+    self._chunk_size = chunk_size
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """Returns embeddings `[..., D]` of words `[...]`."""
+    if not self._tied:
+      size = self.embedding_size
+      return _matrix("embedding", self._vocab_size, size)[tokens]
+    weights, _ = self._head()
+    embeddings = weights[jnp.minimum(tokens, self._head_size - 1)]
+    for i in range(len(self._tails)):
+      weights, projection, _ = self._tail(i)
+      in_tail, places = self._places(tokens, i)
+      embeddings = jnp.where(
+          in_tail[..., None], weights[places] @ projection, embeddings
+      )
+    return embeddings
+
+  def log_probs(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns log-probabilities `[T, ...]` of words `[T, ...]`.
+
+    Args:
+      outputs: of the network, `[T, ..., D]`.
+      targets: words, `[T, ...]`.
+    """
+    parts = self._parts()
+
+    def chunk(outputs, targets):
+      head, *tails = (part(outputs) for part in parts)
+      result = _pick(head, jnp.minimum(targets, self._head_size - 1))
+      for i, tail in enumerate(tails):
+        in_tail, places = self._places(targets, i)
+        in_head = head[..., self._head_size + i]
+        result = jnp.where(in_tail, in_head + _pick(tail, places), result)
+      return result
+
+    return _in_chunks(
+        chunk, outputs, targets, self._vocab_size, self._chunk_size
+    )
+
+  def all_log_probs(self, outputs: jax.Array) -> jax.Array:
+    """Returns log-probabilities `[..., V]` for outputs `[..., D]`."""
+    head, *tails = (part(outputs) for part in self._parts())
+    words, classes = jnp.split(head, [self._head_size], axis=-1)
+    tails = [classes[..., i, None] + tail for i, tail in enumerate(tails)]
+    return jnp.concatenate([words, *tails], axis=-1)
+
+  def _parts(self) -> list[Callable[[jax.Array], jax.Array]]:
+    """Returns the log-softmax of the head and that of each tail, of outputs.
+
+    The functions hold the parameters, so that JAX may transform them.
+    """
+
+    def head(outputs, weights, bias):
+      return jax.nn.log_softmax(_logits(outputs, weights, bias))
+
+    def tail(outputs, weights, projection, bias):
+      return head(outputs @ projection.T, weights, bias)
+
+    def bound(function, arrays):
+      return lambda outputs: function(outputs, *arrays)
+
+    return [
+        bound(head, self._head()),
+        *(bound(tail, self._tail(i)) for i in range(len(self._tails))),
+    ]
+
+  def _head(self) -> tuple[jax.Array, jax.Array]:
+    """Returns weights `[n, D]` and bias `[n]`, of words, then of tails."""
+    size = self._head_size + len(self._tails)
+    # Without features all words are as likely, in the tails too.
+    words = [1] * self._head_size + [end - first for first, end in self._tails]
+    bias = hk.get_parameter(
+        "head_bias",
+        [size],
+        _dtype(),
+        lambda shape, dtype: jnp.log(jnp.array(words, dtype)),
+    )
+    return _matrix("head_weights", size, self.embedding_size), bias
+
+  def _tail(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns weights `[words, d]`, projection `[d, D]` and bias `[words]`."""
+    first, end = self._tails[i]
+    features = self.embedding_size // self._factor ** (i + 1)
+    return (
+        _matrix(f"tail_{i}_weights", end - first, features),
+        _matrix(f"tail_{i}_projection", features, self.embedding_size),
+        _bias(f"tail_{i}_bias", end - first),
+    )
+
+  def _places(self, tokens: jax.Array, i: int) -> tuple[jax.Array, jax.Array]:
+    """Returns whether words are in a tail, and where there, or else 0."""
+    first, end = self._tails[i]
+    in_tail = (tokens >= first) & (tokens < end)
+    return in_tail, jnp.where(in_tail, tokens - first, 0)
+
+
+def _matrix(name: str, rows: int, columns: int) -> jax.Array:
+  """Returns the module's parameter of this name, rows about 1 long."""
+  init = hk.initializers.RandomNormal(columns**-0.5)
+  return hk.get_parameter(name, [rows, columns], _dtype(), init)
+
+
+def _bias(name: str, size: int) -> jax.Array:
+  return hk.get_parameter(name, [size], _dtype(), jnp.zeros)
+
+
+def _dtype() -> jnp.dtype:
+  """Returns JAX's floating type; words, unlike other inputs, have none."""
+  return jnp.result_type(float)
+
+
+def _logits(
+    outputs: jax.Array, weights: jax.Array, bias: jax.Array
+) -> jax.Array:
+  logits = outputs @ weights.T
+  return logits + jnp.broadcast_to(bias, logits.shape)
+
+
+def _pick(values: jax.Array, places: jax.Array) -> jax.Array:
+  """Returns `values[..., places]`, a place for each row."""
+  return jnp.take_along_axis(values, places[..., None], axis=-1)[..., 0]
+
+
+def _in_chunks(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    outputs: jax.Array,
+    targets: jax.Array,
+    vocab_size: int,
+    chunk_size: int | None,
+) -> jax.Array:
+  """Maps a function over the first axis, some of it at a time.
+
+  Nothing of a chunk is kept for the backward pass. The other axes stay whole,
+  so that they can be split over devices.
+  """
+  steps = targets.shape[0]
+  if chunk_size is None:
+    logits_a_step = vocab_size * targets[0].size
+    chunk_size = max(1, _MAX_LOGITS // max(1, logits_a_step))
+  num_chunks = -(-steps // chunk_size)
+  if num_chunks <= 1:
+    return function(outputs, targets)
+  chunk_size = -(-steps // num_chunks)  # Of even size: the least to pad.
+
+  def cut(x):
+    padding = [(0, num_chunks * chunk_size - steps)] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, padding).reshape(num_chunks, chunk_size, *x.shape[1:])
+
+  function = jax.checkpoint(function, prevent_cse=False)
+  results = jax.lax.map(
+      lambda chunk: function(*chunk), (cut(outputs), cut(targets))
+  )
+  return results.reshape(-1, *targets.shape[1:])[:steps]

@@ -1,0 +1,120 @@
+"""Writes text with a language model that `train_language_model` trained.
+
+  python -m scripts.generate_text --workdir=runs/wikitext2 --prompt="The city"
+
+It reads the prompt a word at a time, after an `<eos>`, then draws one word
+after another. The same flags, `--seed` among them, draw the same text.
+"""
+
+from collections.abc import Sequence
+import math
+
+from absl import flags
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rmc import training
+from scripts import common_flags, train_language_model
+from tasks import language_modeling
+from tasks.language_modeling import Vocabulary
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(train_language_model)
+
+flags.DEFINE_string("prompt", "", "How the text begins.")
+flags.DEFINE_integer("num_words", 200, "Words to draw.", lower_bound=1)
+flags.DEFINE_float(
+    "temperature", 1.0, "Log-probabilities are divided by this."
+)
+flags.DEFINE_integer(
+    "top_k", 0, "Draw from so many likeliest words; 0: from all.", lower_bound=0
+)
+
+flags.register_validator(
+    "temperature",
+    lambda value: value > 0 and math.isfinite(value),
+    "must be a finite number above 0",
+)
+
+
+def main():
+  """Prints the prompt and a continuation."""
+  if FLAGS.workdir is None:
+    raise common_flags.UsageError("--workdir must name the directory of a run")
+  path = train_language_model.vocabulary_path()
+  if not path.exists():
+    raise common_flags.UsageError(
+        f"--workdir={FLAGS.workdir} holds no run of a language model: there is "
+        f"no {path.name}"
+    )
+  vocabulary = Vocabulary.parse(path.read_text("utf-8"))
+  params = training.load_params(FLAGS.workdir)
+  prompt = language_modeling.tokenize(FLAGS.corpus, FLAGS.prompt)
+  text = generate(
+      train_language_model.make_network(len(vocabulary)),
+      params,
+      [vocabulary.eos, *vocabulary.encode(prompt)],
+      FLAGS.num_words,
+  )
+  print(vocabulary.decode(text[1:]))
+
+
+def generate(
+    network: hk.MultiTransformed,
+    params: hk.Params,
+    prompt: Sequence[int],
+    length: int,
+) -> list[int]:
+  """Goes on with a text.
+
+  Args:
+    network: as `train_language_model.make_network` returns it.
+    params: its parameters.
+    prompt: words, at least one.
+    length: how many words to draw.
+
+  Returns:
+    The prompt and the words drawn.
+  """
+
+  @jax.jit
+  def step(params, token, state, key):
+    log_probs, state = network.apply.step(params, token[None], state)
+    return draw(log_probs[0], FLAGS.temperature, FLAGS.top_k, key), state
+
+  key = jax.random.key(FLAGS.seed)
+  state = network.apply.initial_state(params, 1)
+  text = list(prompt)
+  for i in range(len(prompt) + length - 1):
+    token, state = step(
+        params, np.int32(text[i]), state, jax.random.fold_in(key, i)
+    )
+    if i + 1 == len(text):
+      text.append(int(token))
+  return text
+
+
+def draw(
+    log_probs: jax.Array, temperature: float, top_k: int, key: jax.Array
+) -> jax.Array:
+  """Draws a word.
+
+  Args:
+    log_probs: of all words, `[V]`.
+    temperature: they are divided by it.
+    top_k: draw from so many likeliest words; 0 for all.
+    key: of the draw.
+
+  Returns:
+    The word, int32.
+  """
+  size = len(log_probs)
+  values, words = jax.lax.top_k(log_probs, min(top_k or size, size))
+  return words[jax.random.categorical(key, values / jnp.float32(temperature))]
+
+
+if __name__ == "__main__":
+  FLAGS.set_default("mode", "eval")  # The run's own flags come first.
+  common_flags.run(main)

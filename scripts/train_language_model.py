@@ -1,0 +1,313 @@
+"""Trains a recurrent core as a language model (section 4.3 of the paper).
+
+  python -m scripts.train_language_model --workdir=runs/wikitext2 \
+      --manual_dir=wikitext-2 --flagfile=scripts/presets/lm_wikitext2.flags
+
+Run the same command again to go on after an interruption. The directory then
+holds metrics.jsonl, summary.json, vocabulary.txt, checkpoints and
+learning_curve.png; `python -m scripts.generate_text` writes text with it.
+
+Training reads `--batch_size` streams, whose states go from each update to the
+next. `loss` is in nats a word. Evaluation foretells every word of a split once,
+`<eos>` at the end of each line too, and carries the state through all of it:
+in one stream, or in `--eval_streams`, each from the core's own start.
+`valid_perplexity` is reported at each evaluation. After the last update, and
+with --mode=eval, come `test_perplexity`; its parts by how often a word is in
+the training text (`..._over_10k`, `..._1k_to_10k`, `..._under_1k`, Table 3 of
+the paper); and for each length of `--eval_unroll` what it is if the state is
+reset after so many words (`..._unroll_25`, Fig. 12).
+"""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import flags
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rmc
+from rmc import training
+from rmc.training import multihost
+from rmc.training.metrics import write_text
+from scripts import common_flags, figures
+from tasks import language_modeling
+from tasks.language_modeling import (
+    Perplexity,
+    Split,
+    TrainingWindows,
+    Vocabulary,
+    evaluation_windows,
+)
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(common_flags)
+
+flags.DEFINE_enum(
+    "corpus",
+    "python",
+    list(language_modeling.CORPORA),
+    "The text. python: Python's language reference, which needs no files.",
+)
+flags.DEFINE_string("manual_dir", None, "Folder with the files of --corpus.")
+flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Where tokenised corpora are kept; default: where TensorFlow Datasets "
+    "keeps its own.",
+)
+flags.DEFINE_integer(
+    "vocab_size", 0, "Words that are told apart, at most; 0: all."
+)
+flags.DEFINE_integer(
+    "min_count", 1, "How often a word is in the training text, at least."
+)
+flags.DEFINE_integer(
+    "window",
+    100,
+    "Words of an update, in each stream: how far gradients go back.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "embedding_size", 512, "Size of a word's embedding.", lower_bound=1
+)
+flags.DEFINE_float("embedding_dropout", 0.5, "Dropout of embeddings.")
+flags.DEFINE_float("output_dropout", 0.0, "Dropout of the core's output.")
+flags.DEFINE_boolean(
+    "output_projection",
+    True,
+    "Project the core's output to --embedding_size; without, it must have it.",
+)
+flags.DEFINE_boolean("tied", True, "Embeddings are the softmax's weights too.")
+flags.DEFINE_enum(
+    "softmax",
+    "full",
+    ["full", "adaptive"],
+    "full: over all words. adaptive: Grave et al. (2017), with embeddings that "
+    "are smaller for rare words.",
+)
+flags.DEFINE_list(
+    "cutoffs",
+    ["20000", "40000", "200000"],
+    "Adaptive softmax: the first words of its tails, in order of frequency.",
+)
+flags.DEFINE_integer(
+    "eval_streams",
+    1,
+    "Streams of an evaluation, each with a start of its own; 1 is the exact "
+    "way, more are faster.",
+    lower_bound=1,
+)
+flags.DEFINE_list(
+    "eval_unroll", [], "Lengths after which to reset the state, see above."
+)
+
+_UNROLL_BATCH = 64
+_FREE_FLAGS = ("manual_dir", "data_dir", "eval_streams", "eval_unroll")
+
+
+def main():
+  """Trains or evaluates."""
+  common_flags.make_parallel()
+  eval_unroll = common_flags.positive_integers("eval_unroll")
+  with common_flags.usage_errors():
+    corpus = _load()
+    windows = TrainingWindows(
+        corpus.splits["train"], FLAGS.batch_size, FLAGS.window
+    )
+  vocabulary = corpus.vocabulary
+  optimizer = common_flags.make_optimizer()
+  init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
+  example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
+  with common_flags.usage_errors():
+    network = make_network(len(vocabulary))
+    jax.eval_shape(network.init, init_key, example)
+  multihost.on_leader(lambda: _check_vocabulary(vocabulary))
+
+  def init():
+    params = jax.jit(network.init)(init_key, example)
+    carry = network.apply.initial_state(params, FLAGS.batch_size)
+    return training.init_state(params, optimizer, data_key, carry)
+
+  def loss_fn(params, batch, carry, key):
+    words = batch["words"].T  # [T + 1, B]
+    keys = training.example_keys(key, batch["indices"])
+    log_probs, carry = network.apply.log_probs(
+        params, words[:-1], words[1:], carry, keys
+    )
+    return -jnp.mean(log_probs), ({}, jax.lax.stop_gradient(carry))
+
+  def batches(step, indices):
+    return {"words": windows(step, indices), "indices": indices}
+
+  log_probs = jax.jit(network.apply.log_probs)
+
+  def evaluate(state):
+    def measure(split, streams, length):
+      initial_state = network.apply.initial_state(state.params, streams)
+      return perplexity(
+          lambda *args: log_probs(state.params, *args),
+          initial_state,
+          corpus.splits[split],
+          vocabulary,
+          length,
+      )
+
+    def carried(split):
+      length = -(-len(corpus.splits[split]) // FLAGS.eval_streams)
+      return measure(split, FLAGS.eval_streams, length)
+
+    found = {
+        "eval_streams": FLAGS.eval_streams,
+        "valid_perplexity": carried("valid").total(),
+    }
+    if FLAGS.mode == "eval" or int(state.step) == FLAGS.steps:
+      test = carried("test")
+      found["test_perplexity"] = test.total()
+      for name, value in test.parts().items():
+        found[f"test_perplexity_{name}"] = value
+      for length in eval_unroll:
+        reset = measure("test", _UNROLL_BATCH, length)
+        found[f"test_perplexity_unroll_{length}"] = reset.total()
+    return found
+
+  common_flags.train_or_evaluate(
+      init,
+      loss_fn,
+      optimizer,
+      evaluate,
+      batches=batches,
+      free_flags=_FREE_FLAGS,
+  )
+  if FLAGS.mode == "train" and common_flags.is_leader():
+    figures.learning_curve(FLAGS.workdir, "valid_perplexity")
+
+
+class Apply(NamedTuple):
+  """The network's functions, with its parameters before their arguments.
+
+  Attributes:
+    log_probs: `LanguageModel.__call__`.
+    step: `LanguageModel.step`.
+    initial_state: `LanguageModel.initial_state`.
+  """
+
+  log_probs: Callable[..., tuple[jax.Array, Any]]
+  step: Callable[..., tuple[jax.Array, Any]]
+  initial_state: Callable[..., Any]
+
+
+def make_network(vocab_size: int) -> hk.MultiTransformed:
+  """Returns the network that the flags ask for.
+
+  Args:
+    vocab_size: how many words there are.
+
+  Returns:
+    `init(key, tokens [T, B])`, and `apply`, an `Apply`. The flags are read
+    whenever one of them is traced.
+
+  Raises:
+    ValueError: if the flags do not go together.
+  """
+  cutoffs = common_flags.positive_integers("cutoffs")
+
+  def make_softmax():
+    sizes = (vocab_size, FLAGS.embedding_size)
+    if FLAGS.softmax == "adaptive":
+      return rmc.AdaptiveSoftmax(*sizes, cutoffs, tied=FLAGS.tied)
+    return rmc.Softmax(*sizes, tied=FLAGS.tied)
+
+  def build():
+    model = rmc.LanguageModel(
+        common_flags.make_core,
+        make_softmax,
+        FLAGS.embedding_dropout,
+        FLAGS.output_dropout,
+        FLAGS.output_projection,
+        **common_flags.unroll_options(),
+    )
+
+    def init(tokens):
+      return model(tokens, tokens, model.initial_state(tokens.shape[1]))
+
+    return init, Apply(model, model.step, model.initial_state)
+
+  return hk.without_apply_rng(hk.multi_transform(build))
+
+
+def perplexity(
+    log_probs: Callable[..., tuple[jax.Array, Any]],
+    initial_state: Any,
+    split: Split,
+    vocabulary: Vocabulary,
+    length: int,
+) -> Perplexity:
+  """Foretells each word of a split once, in streams of a length.
+
+  Args:
+    log_probs: `(tokens, targets, state) -> (log-probabilities, state)`.
+    initial_state: the state in which each stream begins; its batch is the
+      number of streams that are read at a time.
+    split: the text.
+    vocabulary: its words.
+    length: words of a stream.
+
+  Returns:
+    The log-probabilities, added up.
+  """
+  found = Perplexity(vocabulary)
+  (batch_size,) = {len(x) for x in jax.tree.leaves(initial_state)}
+  for first in range(0, len(split), batch_size * length):
+    starts = first + length * np.arange(batch_size)
+    state = initial_state
+    for inputs, targets in evaluation_windows(
+        split, starts, length, FLAGS.window, vocabulary.eos
+    ):
+      values, state = log_probs(inputs, np.maximum(targets, 0), state)
+      found.add(targets, np.asarray(values))
+  return found
+
+
+def vocabulary_path() -> pathlib.Path:
+  """Returns where a run keeps its vocabulary."""
+  return pathlib.Path(FLAGS.workdir) / "vocabulary.txt"
+
+
+def _load() -> language_modeling.Corpus:
+  """Returns the corpus, which process 0 tokenises if need be."""
+
+  def load():
+    return language_modeling.load(
+        FLAGS.corpus,
+        FLAGS.manual_dir,
+        FLAGS.data_dir,
+        FLAGS.vocab_size,
+        FLAGS.min_count,
+    )
+
+  def prepare():
+    load()
+
+  multihost.on_leader(prepare)
+  return load()
+
+
+def _check_vocabulary(vocabulary: Vocabulary):
+  """Keeps the run's vocabulary, or raises an error if it is another one."""
+  path = vocabulary_path()
+  if not path.exists():
+    if FLAGS.mode == "train":
+      path.parent.mkdir(parents=True, exist_ok=True)
+      write_text(path, vocabulary.dump())
+  elif Vocabulary.parse(path.read_text("utf-8")) != vocabulary:
+    raise common_flags.UsageError(
+        f"the run in --workdir={FLAGS.workdir} has another vocabulary than "
+        f"--corpus={FLAGS.corpus} with these flags and files"
+    )
+
+
+if __name__ == "__main__":
+  common_flags.run(main)

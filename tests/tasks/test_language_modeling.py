@@ -1,0 +1,380 @@
+"""Corpora, their vocabularies, and the streams that are read from them."""
+
+from collections import Counter
+import gzip
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from tasks import language_modeling
+from tasks.language_modeling import (
+    EOS,
+    SPLITS,
+    UNK,
+    Perplexity,
+    Split,
+    TrainingWindows,
+    Vocabulary,
+    evaluation_windows,
+    load,
+)
+
+WIKITEXT2 = os.environ.get("WIKITEXT2_DIR")
+
+
+def write(folder, **texts):
+  """Writes files, with dots for double underscores in their names."""
+  folder.mkdir(exist_ok=True)
+  for name, text in texts.items():
+    (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+  return folder
+
+
+def words_of(corpus, split):
+  tokens = corpus.splits[split].read(0, len(corpus.splits[split]))
+  assert tokens.dtype == np.int32
+  return [corpus.vocabulary.words[i] for i in tokens]
+
+
+def make_split(num_tokens):
+  """Returns a split whose words are their own places."""
+  size = language_modeling._RECORD
+  tokens = np.arange(num_tokens, dtype=np.int32)
+  records = [
+      {"tokens": tokens[i : i + size]} for i in range(0, num_tokens, size)
+  ]
+  return Split(records, num_tokens)
+
+
+@pytest.fixture
+def small_records(monkeypatch):
+  monkeypatch.setattr(language_modeling, "_RECORD", 8)
+
+
+class TestVocabulary:
+  COUNTS = Counter({"b": 5, "a": 5, EOS: 4, "d": 2, "c": 1, "e": 1})
+
+  def test_order(self):
+    vocabulary = Vocabulary.count(self.COUNTS)
+    assert vocabulary.words == ["a", "b", EOS, "d", "c", "e", UNK]
+    assert vocabulary.counts.tolist() == [5, 5, 4, 2, 1, 1, 0]
+    assert len(vocabulary) == 7
+    assert (vocabulary.eos, vocabulary.unk) == (2, 6)
+
+  @pytest.mark.parametrize(
+      "limits, words, unknown",
+      [
+          ({"min_count": 2}, ["a", "b", EOS, UNK, "d"], 2),
+          ({"vocab_size": 4}, ["a", "b", EOS, UNK], 4),
+          ({"vocab_size": 5, "min_count": 3}, ["a", "b", EOS, UNK], 4),
+          ({"vocab_size": 3}, [UNK, "a", EOS], 9),
+      ],
+  )
+  def test_limits(self, limits, words, unknown):
+    """What is left out is `<unk>`, which has its place among the others."""
+    vocabulary = Vocabulary.count(self.COUNTS, **limits)
+    assert vocabulary.words == words
+    assert vocabulary.counts[vocabulary.unk] == unknown
+    assert vocabulary.counts.sum() == self.COUNTS.total()
+    assert vocabulary.encode(["c", "a", "?"]) == [
+        vocabulary.unk,
+        words.index("a"),
+        vocabulary.unk,
+    ]
+
+  def test_unk_of_the_text(self):
+    """It is a word as others are, and is not left out itself."""
+    counts = Counter({"a": 3, UNK: 2, "b": 1, EOS: 1})
+    vocabulary = Vocabulary.count(counts, min_count=3)
+    assert vocabulary.rows() == [(UNK, 3), ("a", 3), (EOS, 1)]
+
+  def test_text_form(self):
+    vocabulary = Vocabulary.count(Counter({"é\u2028": 3, "a": 2, EOS: 1}))
+    text = vocabulary.dump()
+    assert Vocabulary.parse(text) == vocabulary
+    assert Vocabulary.parse(text.replace(" 2", " 3")) != vocabulary
+    assert text.count("\n") == len(vocabulary)
+
+  def test_decode(self):
+    vocabulary = Vocabulary.count(self.COUNTS)
+    tokens = vocabulary.encode(["a", "d", EOS, EOS, "b"])
+    assert vocabulary.decode(tokens) == "a d\n\nb"
+
+
+class TestText:
+  def test_named_files(self, tmp_path, small_records):
+    """Lines without words are left out; the training words alone count."""
+    folder = write(
+        tmp_path / "text",
+        train__txt="one two, two!\n\nthree's <unk> ¿two\n" * 9,
+        valid__txt="two four\n",
+        test__txt="  three's",
+        other__txt="not read",
+    )
+    corpus = load("text", str(folder), str(tmp_path))
+    line = ["one", "two", ",", "two", "!", EOS, "three's", UNK, "¿", "two", EOS]
+    assert words_of(corpus, "train") == line * 9
+    assert words_of(corpus, "valid") == ["two", UNK, EOS]
+    assert words_of(corpus, "test") == ["three's", EOS]
+    assert corpus.vocabulary.rows()[:2] == [("two", 27), (EOS, 18)]
+    assert "four" not in corpus.vocabulary.words
+    assert "tensorflow" not in sys.modules
+
+  def test_any_files(self, tmp_path):
+    """The last lines of each file are for validation and test."""
+    folder = write(
+        tmp_path / "text",
+        b__txt="".join(f"b{i}\n" for i in range(40)),
+        a__txt="".join(f"a{i}\n" for i in range(25)),
+        c__md="not read",
+    )
+    corpus = load("text", str(folder), str(tmp_path), min_count=1)
+    lines = {
+        split: " ".join(words_of(corpus, split)).split(f" {EOS}")
+        for split in SPLITS
+    }
+    assert len(lines["train"]) == 23 + 36 + 1
+    assert len(lines["valid"]) == len(lines["test"]) == 1 + 2 + 1
+    assert lines["train"][:2] == ["a0", " a1"]
+    assert set(words_of(corpus, "test")) == {UNK, EOS}
+
+  def test_tokenised_once(self, tmp_path, monkeypatch):
+    """Until a file or a limit changes."""
+    folder = write(
+        tmp_path / "text", train__txt="a b", valid__txt="a", test__txt="b"
+    )
+    arguments = ("text", str(folder), str(tmp_path))
+    first = load(*arguments)
+    calls = []
+    count = language_modeling.LanguageModeling._count
+    monkeypatch.setattr(
+        language_modeling.LanguageModeling,
+        "_count",
+        lambda self: calls.append(1) or count(self),
+    )
+    assert load(*arguments).vocabulary == first.vocabulary
+    assert not calls
+    assert len(load(*arguments, vocab_size=3).vocabulary) == 3
+    write(folder, train__txt="a c")
+    assert load(*arguments).vocabulary != first.vocabulary
+    assert len(calls) == 2
+
+
+def test_python_needs_no_files(tmp_path):
+  corpus = load("python", None, str(tmp_path), min_count=2)
+  assert 1000 < len(corpus.vocabulary) < 10_000
+  assert len(corpus.splits["train"]) > 50_000
+  assert min(len(corpus.splits[split]) for split in SPLITS) > 1000
+  assert {"the", "class", "yield", "."} < set(corpus.vocabulary.words)
+
+
+def test_gutenberg(tmp_path):
+  """Books, not parts of them; paragraphs; nothing of the wrapping."""
+  book = (
+      "\ufeffThe Project Gutenberg eBook\n\n"
+      "*** START OF THE PROJECT GUTENBERG EBOOK A ***\n\nTitle {0}\n\n\n"
+      "It was\r\nlate.\r\n\r\nVery.\n*** END OF THE PROJECT GUTENBERG EBOOK A "
+      "***\nlicence\n"
+  )
+  folder = tmp_path / "books"
+  (folder / "more").mkdir(parents=True)
+  for i in range(5):
+    where = folder if i else folder / "more"
+    (where / f"{i}.txt").write_text(book.format(i), encoding="utf-8")
+  corpus = load("gutenberg", str(folder), str(tmp_path))
+  plain = load("gutenberg", str(folder), str(tmp_path / "again"))
+  titles = []
+  for split, books in zip(SPLITS, (3, 1, 1), strict=True):
+    words = words_of(corpus, split)
+    assert words == words_of(plain, split)
+    size = len(words) // books
+    assert size * books == len(words)
+    for i in range(0, len(words), size):
+      assert words[i] == "Title"
+      titles.append(words[i + 1])
+      rest = ["It", "was", "late", ".", EOS, "Very", ".", EOS]
+      assert words[i + 2 : i + size] == [EOS, *rest]
+  train = {title for title in titles if title != UNK}
+  assert len(train) == 3
+
+
+def test_gigaword(tmp_path):
+  """Stories of LDC's files; the last two months are not for training."""
+
+  def news(*paragraphs):
+    text = "".join(f"<P>\n{p}\n</P>\n" for p in paragraphs)
+    return (
+        '<DOC id="A" type="story" >\n<HEADLINE>\nNo\n</HEADLINE>\n<TEXT>\n'
+        f"{text}</TEXT>\n</DOC>\n"
+        '<DOC id="B" type="other" >\n<TEXT>\n<P>\nNo\n</P>\n</TEXT>\n</DOC>\n'
+    )
+
+  for name, text in {
+      "data/xin_eng/xin_eng_199912.gz": news("old\nnews"),
+      "data/afp_eng/afp_eng_200003.gz": news("R&amp;D"),
+      "data/afp_eng/afp_eng_200001.gz": news("R&amp;D", "more &lt;here&gt;"),
+      "data/afp_eng/afp_eng_200002.gz": news("news"),
+  }.items():
+    path = tmp_path / "gigaword" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+      file.write(text)
+  corpus = load("gigaword", str(tmp_path / "gigaword"), str(tmp_path))
+  assert sorted(words_of(corpus, "train")) == sorted(
+      ["old", "news", EOS, "R", "&", "D", EOS, "more", "<", "here", ">", EOS]
+  )
+  assert words_of(corpus, "valid") == ["news", EOS]
+  assert words_of(corpus, "test") == ["R", "&", "D", EOS]
+
+
+@pytest.mark.skipif(
+    WIKITEXT2 is None, reason="WIKITEXT2_DIR names no folder of WikiText-2"
+)
+def test_wikitext2(tmp_path):
+  corpus = load("wikitext2", WIKITEXT2, str(tmp_path))
+  sizes = {split: len(corpus.splits[split]) for split in SPLITS}
+  assert sizes == {"train": 2_088_628, "valid": 217_646, "test": 245_569}
+  assert len(corpus.vocabulary) == 33_278
+  with pytest.raises(ValueError, match="which is wikitext2; wikitext103 has"):
+    load("wikitext103", WIKITEXT2, str(tmp_path))
+
+
+class TestWrongFiles:
+  @pytest.mark.parametrize("corpus", ["text", "wikitext103", "gigaword"])
+  @pytest.mark.parametrize("folder", [None, "no/such/folder"])
+  def test_no_folder(self, corpus, folder, tmp_path):
+    message = f"manual_dir must be a folder, got {folder!r}. {corpus} needs"
+    with pytest.raises(ValueError, match=message):
+      load(corpus, folder, str(tmp_path))
+
+  @pytest.mark.parametrize(
+      "corpus, files, message",
+      [
+          ("text", {}, "there is no .txt file in it. text needs train.txt,"),
+          ("text", {"train__txt": "a"}, "valid.txt, test.txt not found. text"),
+          ("text", {"a__txt": "a\n" * 20, "b__txt": ""}, "b.txt is empty"),
+          ("text", {"a__txt": "a\n" * 19}, "the valid split has no words"),
+          ("gutenberg", {"a__txt": "a", "b__txt": "b"}, "there are 2 books"),
+          ("gigaword", {"a_200001__gz": "", "b__gz": ""}, "of 1 months in it"),
+          (
+              "gigaword",
+              {f"a_20000{i}__gz": "<P>" for i in (1, 2, 3)},
+              "a_200001.gz: Not a gzipped file",
+          ),
+          (
+              "wikitext2",
+              {"wiki__train__tokens": "a", "wiki__valid__tokens": "a"},
+              "wiki.test.tokens not found. wikitext2 needs wiki.train.tokens",
+          ),
+          (
+              "wikitext2",
+              {f"wiki__{split}__tokens": " a \n \n" for split in SPLITS},
+              "have 3 / 3 / 3 words, 2 types; wikitext2 has 2,088,628 / 217",
+          ),
+      ],
+  )
+  def test_files(self, corpus, files, message, tmp_path):
+    folder = write(tmp_path / "files", **files)
+    with pytest.raises(ValueError, match=message) as caught:
+      load(corpus, str(folder), str(tmp_path / "data"))
+    assert f"manual_dir={folder}: " in str(caught.value)
+    assert not (tmp_path / "data").exists()
+
+  def test_encoding(self, tmp_path):
+    folder = write(tmp_path / "files", train__txt="a", valid__txt="a")
+    (folder / "test.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match="test.txt is not UTF-8: 'utf-8' "):
+      load("text", str(folder), str(tmp_path))
+
+  @pytest.mark.parametrize(
+      "limits, message",
+      [
+          ({"vocab_size": -1}, "vocab_size must be 0, .* at least 3, got -1"),
+          ({"vocab_size": 2}, "vocab_size must be 0, .* at least 3, got 2"),
+          ({"min_count": 0}, "min_count must be at least 1, got 0"),
+      ],
+  )
+  def test_limits(self, limits, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+      load("python", None, str(tmp_path), **limits)
+
+  def test_unknown_corpus(self):
+    with pytest.raises(ValueError, match=r"one of \['python', .* got 'ptb'"):
+      load("ptb")
+
+
+class TestTrainingWindows:
+  def test_streams_go_on_through_all_of_the_text(self, small_records):
+    """Each window follows the one before, and a ring has no end."""
+    num_tokens, num_streams, window = 45, 3, 7
+    windows = TrainingWindows(make_split(num_tokens), num_streams, window)
+    for i in range(num_streams):
+      tokens = [windows(step, [i])[0] for step in range(20)]
+      start = i * num_tokens // num_streams
+      for step, words in enumerate(tokens):
+        assert words.shape == (window + 1,)
+        expected = start + step * window + np.arange(window + 1)
+        np.testing.assert_array_equal(words, expected % num_tokens)
+
+  def test_shares(self, small_records):
+    """A process reads its own streams, whatever it read before."""
+    windows = TrainingWindows(make_split(100), 4, 5)
+    whole = windows(11, range(4))
+    assert whole.shape == (4, 6)
+    assert whole.dtype == np.int32
+    again = TrainingWindows(make_split(100), 4, 5)
+    np.testing.assert_array_equal(again(11, np.array([2, 3])), whole[2:])
+
+  def test_too_short(self):
+    TrainingWindows(make_split(20), 4, 5)
+    with pytest.raises(ValueError, match="19 words, .* 4 streams .* needs 20"):
+      TrainingWindows(make_split(19), 4, 5)
+
+
+@pytest.mark.parametrize("window", [1, 4, 20, 100])
+@pytest.mark.parametrize("num_streams", [1, 3, 7, 30])
+def test_evaluation_windows(small_records, num_streams, window):
+  """Each word is a target once, after the one before it, in order."""
+  num_tokens, eos = 23, 99
+  length = -(-num_tokens // num_streams)
+  starts = length * np.arange(num_streams)
+  streams = [[] for _ in starts]
+  split = make_split(num_tokens)
+  for inputs, targets in evaluation_windows(
+      split, starts, length, window, eos
+  ):
+    assert inputs.shape == targets.shape == (min(window, length), num_streams)
+    for i, stream in enumerate(streams):
+      there = targets[:, i] >= 0
+      assert np.all(targets[~there, i] == -1)
+      pairs = np.stack([inputs[there, i], targets[there, i]], axis=1)
+      stream.extend(map(tuple, pairs.tolist()))
+  assert sum(streams, []) == [
+      (place - 1 if place else eos, place) for place in range(num_tokens)
+  ]
+  for start, stream in zip(starts, streams, strict=True):
+    assert len(stream) == np.clip(num_tokens - start, 0, length)
+
+
+def test_perplexity():
+  """All of it is the mean of its parts, each by its number of words."""
+  counts = [20_000, 10_001, 10_000, 1_000, 999, 0]
+  vocabulary = Vocabulary(["a", EOS, "b", "c", "d", UNK], counts)
+  targets = np.array([[0, 1, 2], [3, 4, -1], [5, 0, -1]])
+  log_probs = -np.arange(1.0, 10.0, dtype=np.float32).reshape(3, 3)
+  found = Perplexity(vocabulary)
+  found.add(targets, log_probs)
+  parts = found.parts()
+  assert parts == pytest.approx(
+      {
+          "over_10k": np.exp((1 + 2 + 8) / 3),
+          "1k_to_10k": np.exp((3 + 4) / 2),
+          "under_1k": np.exp((5 + 7) / 2),
+      }
+  )
+  assert found.total() == pytest.approx(np.exp(30 / 7))
+  few = Perplexity(vocabulary)
+  few.add(np.array([0]), np.array([-1.0]))
+  assert list(few.parts()) == ["over_10k"]
