@@ -38,9 +38,9 @@ def vtrace(
   r"""Computes V-trace targets (Espeholt et al. 2018, section 4.1).
 
   An action :math:`a_s` at state :math:`x_s` led to the reward :math:`r_s` and,
-  discounted by :math:`\gamma_s`, to the state :math:`x_{s+1}`. It was :math:`w_s
-  = \pi(a_s | x_s) / \mu(a_s | x_s)` times as likely under the policy that
-  learns as under the one that acted. With :math:`\rho_s = \min(\bar\rho, w_s)`
+  discounted by :math:`\gamma_s`, to the state :math:`x_{s+1}`. Under the policy
+  that learns it is :math:`w_s = \pi(a_s | x_s) / \mu(a_s | x_s)` times as
+  likely as under the one that acted. With :math:`\rho_s = \min(\bar\rho, w_s)`
   and :math:`c_s = \lambda \min(1, w_s)`, the target of :math:`V(x_s)` is
 
   .. math::

@@ -20,7 +20,10 @@ flags.adopt_module_key_flags(common_flags)
 
 # Acting and learning.
 flags.DEFINE_integer(
-    "unroll_length", 40, "Steps of each environment in an update.", lower_bound=1
+    "unroll_length",
+    40,
+    "Steps of each environment in an update.",
+    lower_bound=1,
 )
 flags.DEFINE_float(
     "discount",
@@ -112,27 +115,9 @@ def held_out_key(seed: int = 0) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), _HELD_OUT)
 
 
-def integers(name: str) -> list[int]:
-  """Returns the value of a list flag.
-
-  Args:
-    name: the flag's.
-
-  Raises:
-    UsageError: if it lists anything but integers.
-  """
-  try:
-    return [int(text) for text in FLAGS[name].value]
-  except ValueError:
-    raise common_flags.UsageError(
-        f"--{name}={','.join(FLAGS[name].value)} must be integers, separated "
-        "by commas"
-    ) from None
-
-
 def torso_shape(env: Environment) -> tuple[int, int]:
   """Returns height and width of what the torso makes of an observation."""
-  stride = math.prod(integers("conv_strides"))
+  stride = math.prod(common_flags.positive_integers("conv_strides"))
   height, width, _ = env.observation_shape
   return -(-height // stride), -(-width // stride)
 
@@ -146,7 +131,8 @@ def make_agent(env: Environment) -> Agent:
   Raises:
     UsageError: if the network cannot be made so.
   """
-  channels, strides = integers("conv_channels"), integers("conv_strides")
+  channels = common_flags.positive_integers("conv_channels")
+  strides = common_flags.positive_integers("conv_strides")
   rows = FLAGS.core == "rmc" and not FLAGS.flatten
 
   def make_core():

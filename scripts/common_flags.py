@@ -383,11 +383,12 @@ def mlp_sizes() -> list[int]:
   return positive_integers("mlp_sizes")
 
 
-def positive_integers(name: str) -> list[int]:
+def positive_integers(name: str, or_zero: bool = False) -> list[int]:
   """Returns the value of a list flag.
 
   Args:
     name: the flag's.
+    or_zero: whether 0 is allowed too.
 
   Raises:
     UsageError: if the value is anything else.
@@ -396,11 +397,11 @@ def positive_integers(name: str) -> list[int]:
   try:
     numbers = [int(text) for text in texts]
   except ValueError:
-    numbers = [0]
-  if min(numbers, default=1) < 1:
+    numbers = [-1]
+  if min(numbers, default=1) < (0 if or_zero else 1):
     raise UsageError(
-        f"--{name}={','.join(texts)} must be positive integers, separated by "
-        "commas"
+        f"--{name}={','.join(texts)} must be positive integers"
+        f"{' or 0' if or_zero else ''}, separated by commas"
     )
   return numbers
 

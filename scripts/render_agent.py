@@ -2,11 +2,11 @@
 
   python -m scripts.render_agent --workdir=runs/box_world --gif=episode.gif
 
-To the left the board, with a frame round what the agent sees; the top left
+To the left is the board, with a frame round what the agent sees; the top left
 corner of BoxWorld's is the key in the hand. Below it are the step, the return
-so far, the value that the agent expects from here, and its action. To the right,
-for an RMC, a line for each slot: how much it attends to the cells of the view
-and, beside them, to each slot, averaged over heads, the brightest white.
+so far, the value that the agent expects from here, and its action. To the
+right is, for an RMC, a line for each slot: how much it attends to the cells of
+the view and, beside them, to each slot, averaged over heads; the most is white.
 --eval_seed chooses a level, which is none of training.
 """
 
@@ -157,7 +157,8 @@ def _attention(
 
 def main():
   """Films an episode."""
-  if FLAGS.gif is None or not pathlib.Path(FLAGS.gif).absolute().parent.is_dir():
+  folder = pathlib.Path(FLAGS.gif or "").absolute().parent
+  if not FLAGS.gif or not folder.is_dir():
     raise common_flags.UsageError(
         f"--gif={FLAGS.gif} must name a file in a folder that exists"
     )

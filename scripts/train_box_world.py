@@ -42,8 +42,8 @@ def make_environment() -> box_world.BoxWorld:
   """Returns the environment that the flags ask for."""
   return box_world.BoxWorld(
       grid_size=FLAGS.grid_size,
-      solution_length=agent_flags.integers("solution_length"),
-      num_forward=agent_flags.integers("num_forward"),
+      solution_length=common_flags.positive_integers("solution_length"),
+      num_forward=common_flags.positive_integers("num_forward", or_zero=True),
       branch_length=FLAGS.branch_length,
       max_steps=FLAGS.max_steps,
       view=FLAGS.view,

@@ -146,7 +146,8 @@ def test_lag():
       metrics["importance_ratio:sum"] / metrics["importance_ratio:weight"]
       for metrics in figures[2:]
   ]
-  assert ratios[0] == pytest.approx(1, abs=1e-5)  # Nothing was learnt till then.
+  # Nothing was learnt while the first was on its way.
+  assert ratios[0] == pytest.approx(1, abs=1e-5)
   assert abs(ratios[2] - 1) > 1e-3
   assert figures[4]["clipped_ratios:sum"] > 0
 
@@ -293,7 +294,8 @@ def test_eight_devices_equal_one():
 
 
 @pytest.mark.parametrize(
-    "core, learning_rate", [("rmc", 1e-3), ("lstm", 5e-3), ("feed_forward", 5e-3)]
+    "core, learning_rate",
+    [("rmc", 1e-3), ("lstm", 5e-3), ("feed_forward", 5e-3)],
 )
 def test_memory(core, learning_rate):
   """A cue is recalled after ten steps, by an agent with a memory alone."""

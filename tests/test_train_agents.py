@@ -16,8 +16,15 @@ from PIL import Image
 import pytest
 
 from rmc import training
-from scripts import agent_flags, common_flags, train_box_world
-from scripts import train_mini_pacman
+from scripts import (
+  agent_flags,
+  common_flags,
+  train_box_world,
+  train_mini_pacman,
+)
+from tests.test_train_learn_to_execute import (
+  compiled_once,  # noqa: F401 - a fixture, which pytest finds here.
+)
 from tests.tiny_training import assert_same_bits, records_of
 
 FLAGS = flags.FLAGS
@@ -38,7 +45,7 @@ def parsed(*arguments):
 
 
 @pytest.fixture
-def train(monkeypatch):
+def train(monkeypatch, compiled_once):  # noqa: F811
   """Returns a function that trains in this process, on some devices."""
   data_parallel = training.DataParallel
 
@@ -132,7 +139,7 @@ def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
         (
             "train_box_world",
             ["--workdir={}", "--num_forward=0,x"],
-            "--num_forward=0,x must be integers",
+            "--num_forward=0,x must be positive integers or 0",
         ),
         (
             "train_mini_pacman",
