@@ -349,7 +349,8 @@ class Agent:
     steps = {
         "entropy": entropy,
         "importance_ratio": ratios,
-        "clipped_ratios": (ratios > 1).astype(ratios.dtype),
+        # Not those that only rounding takes above 1.
+        "clipped_ratios": (ratios > 1.001).astype(ratios.dtype),
         "error": errors,
         "error_squared": errors**2,
         "target": learn.targets,
