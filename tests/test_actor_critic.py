@@ -1,5 +1,7 @@
 """The network of an agent: torso, core with resets, heads."""
 
+import json
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import rmc
+from tests import make_param_tree
 from tests.small_cores import apply, assert_close, draw_params
 
 T, B, A = 4, 2, 3
@@ -148,6 +151,11 @@ def test_unroll_is_steps_with_resets(core):
       params, observations, should_reset
   )
   assert_close(actual, expected, atol=1e-5)
+
+
+def test_parameters():
+  golden = json.loads(make_param_tree.PATH.read_text())
+  assert make_param_tree.of_actor_critic() == golden["actor_critic"]
 
 
 def test_papers_sizes():
