@@ -9,7 +9,8 @@ preset and, over them, those of the command line.
 Columns:
   - updates_per_second: with the sampler, as in training, without reports,
     evaluations and checkpoints.
-  - batches_per_second: of the sampler alone.
+  - batches_per_second: of the sampler alone; of an agent, its environments
+    alone, as many of their steps as in an update, under random actions.
 """
 
 from collections.abc import Callable
@@ -26,22 +27,28 @@ from unittest import mock
 
 from absl import flags
 import jax
+import jax.numpy as jnp
 import tabulate
 
 from rmc import training
 from scripts import (
   common_flags,
   program,
+  train_box_world,
   train_language_model,
   train_learn_to_execute,
+  train_mini_pacman,
   train_nth_farthest,
 )
+from tasks.environment import Environment
 from tasks.nth_farthest import NthFarthest
 
 FLAGS = flags.FLAGS
 for _script in (
+    train_box_world,
     train_language_model,
     train_learn_to_execute,
+    train_mini_pacman,
     train_nth_farthest,
 ):
   flags.adopt_module_key_flags(_script)
@@ -51,6 +58,8 @@ _BENCHMARKS = {
     "nth_farthest": (train_nth_farthest, "nth_farthest_demo"),
     "learn_to_execute": (train_learn_to_execute, "lte_program"),
     "language_modeling": (train_language_model, "lm_demo"),
+    "mini_pacman": (train_mini_pacman, "mini_pacman_demo"),
+    "box_world": (train_box_world, "box_world_demo"),
 }
 flags.DEFINE_multi_enum(
     "benchmark", list(_BENCHMARKS), list(_BENCHMARKS), "What to measure."
@@ -80,15 +89,19 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
   script, preset = _BENCHMARKS[name]
 
   def measure_update(
-      init, loss_fn, optimizer, evaluate, *, batches=None, free_flags=()
+      init, loss_fn, optimizer, evaluate, *, batches=None, **reporting
   ):
-    del evaluate, free_flags
+    del evaluate, reporting
     parallel = common_flags.make_parallel()
     indices = parallel.local_indices(FLAGS.batch_size)
     place = parallel.place_batch
     if batches is None:
       placed = place(indices)
-      sample, batch_at = _nth_farthest_sampler(indices), lambda step: placed
+      batch_at = lambda step: placed  # noqa: E731
+      if script is train_nth_farthest:
+        sample = _nth_farthest_sampler(indices)
+      else:
+        sample = _random_play(script.make_environment())
     else:
       sample = functools.partial(batches, indices=indices)
       batch_at = lambda step: place(sample(step))  # noqa: E731
@@ -135,6 +148,34 @@ def _nth_farthest_sampler(indices) -> Callable[[int], Any]:
   def sample(step):
     key = jax.random.fold_in(jax.random.key(FLAGS.seed), step)
     return jax.vmap(task.sample)(training.example_keys(key, indices))
+
+  return sample
+
+
+def _random_play(env: Environment) -> Callable[[int], Any]:
+  """Returns what plays the steps of an update under random actions."""
+
+  @jax.jit
+  def play(states, step):
+    def take(carry, key):
+      states, total = carry
+      actions = jax.random.randint(key, [FLAGS.batch_size], 0, env.num_actions)
+      states, timesteps = jax.vmap(env.step)(states, actions)
+      # Something depends on every output, so that all are computed.
+      total += sum(jnp.sum(x, dtype=jnp.float32) for x in timesteps)
+      return (states, total), None
+
+    key = jax.random.fold_in(jax.random.key(FLAGS.seed), step)
+    keys = jax.random.split(key, FLAGS.unroll_length)
+    return jax.lax.scan(take, (states, jnp.float32(0)), keys)[0]
+
+  keys = jax.random.split(jax.random.PRNGKey(FLAGS.seed), FLAGS.batch_size)
+  states, _ = jax.jit(jax.vmap(env.reset))(keys)
+
+  def sample(step):
+    nonlocal states
+    states, total = play(states, step)
+    return total
 
   return sample
 

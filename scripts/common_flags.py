@@ -109,7 +109,7 @@ flags.DEFINE_integer(
 )
 
 # The optimiser.
-flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate.")
+flags.DEFINE_float("learning_rate", 1e-3, "The optimiser's learning rate.")
 flags.DEFINE_integer(
     "warmup_steps",
     0,
@@ -134,7 +134,10 @@ flags.DEFINE_float(
 
 # The core.
 flags.DEFINE_enum(
-    "core", "rmc", ["rmc", "lstm", "dnc", "entnet"], "The recurrent core."
+    "core",
+    "rmc",
+    ["rmc", "lstm", "conv_lstm", "dnc", "entnet"],
+    "The recurrent core; conv_lstm for agents only.",
 )
 flags.DEFINE_integer("mem_slots", 8, "RMC: memory slots.", lower_bound=1)
 flags.DEFINE_integer(
@@ -326,8 +329,17 @@ def make_parallel() -> training.DataParallel:
   return parallel
 
 
-def make_core() -> hk.RNNCore:
-  """Returns the core that the flags ask for."""
+def make_core(treat_input_as_matrix: bool = False) -> hk.RNNCore:
+  """Returns the core that the flags ask for.
+
+  Args:
+    treat_input_as_matrix: of the RMC.
+
+  Raises:
+    UsageError: if it is the ConvLSTM, which needs images.
+  """
+  if FLAGS.core == "conv_lstm":
+    raise UsageError("--core=conv_lstm is for agents, which see images")
   if FLAGS.core == "lstm":
     return hk.LSTM(FLAGS.hidden_size)
   if FLAGS.core == "dnc":
@@ -357,6 +369,7 @@ def make_core() -> hk.RNNCore:
       gate_style=gate_style,
       attention_mlp_layers=FLAGS.attention_mlp_layers,
       key_size=FLAGS.key_size,
+      treat_input_as_matrix=treat_input_as_matrix,
   )
 
 
@@ -370,11 +383,12 @@ def mlp_sizes() -> list[int]:
   return positive_integers("mlp_sizes")
 
 
-def positive_integers(name: str) -> list[int]:
+def positive_integers(name: str, or_zero: bool = False) -> list[int]:
   """Returns the value of a list flag.
 
   Args:
     name: the flag's.
+    or_zero: whether 0 is allowed too.
 
   Raises:
     UsageError: if the value is anything else.
@@ -383,17 +397,26 @@ def positive_integers(name: str) -> list[int]:
   try:
     numbers = [int(text) for text in texts]
   except ValueError:
-    numbers = [0]
-  if min(numbers, default=1) < 1:
+    numbers = [-1]
+  if min(numbers, default=1) < (0 if or_zero else 1):
     raise UsageError(
-        f"--{name}={','.join(texts)} must be positive integers, separated by "
-        "commas"
+        f"--{name}={','.join(texts)} must be positive integers"
+        f"{' or 0' if or_zero else ''}, separated by commas"
     )
   return numbers
 
 
-def make_optimizer() -> optax.GradientTransformation:
-  """Returns Adam as the flags ask for it."""
+def make_optimizer(
+    make: Callable[..., optax.GradientTransformation] = optax.adam,
+) -> optax.GradientTransformation:
+  """Returns an optimiser with the learning rate that the flags ask for.
+
+  Args:
+    make: makes it from the schedule of the learning rate.
+
+  Returns:
+    The optimiser, behind the clipping of gradients that the flags ask for.
+  """
   peak, floor = FLAGS.learning_rate, FLAGS.min_learning_rate
   schedule = optax.constant_schedule(peak)
   if FLAGS.lr_decay_rate < 1:  # At 1, optax takes end_value for a ceiling.
@@ -406,7 +429,7 @@ def make_optimizer() -> optax.GradientTransformation:
   clip = optax.identity()
   if FLAGS.max_grad_norm:
     clip = optax.clip_by_global_norm(FLAGS.max_grad_norm)
-  return optax.chain(clip, optax.adam(schedule))
+  return optax.chain(clip, make(schedule))
 
 
 def print_parameters(params: hk.Params):
@@ -434,6 +457,8 @@ def train_or_evaluate(
     evaluate: Callable[[training.TrainState], dict[str, float]],
     *,
     batches: Callable[[int, np.ndarray], Any] | None = None,
+    summarize: Callable[[int, int, dict[str, float]], dict[str, float]]
+    | None = None,
     free_flags: tuple[str, ...] = (),
 ) -> dict[str, Any]:
   """Does what --mode asks for.
@@ -447,6 +472,7 @@ def train_or_evaluate(
     batches: `(step, indices)` to the data of the examples with these indices,
       ascending, of the update after so many; a nest of arrays `[b, ...]`. It
       must be a pure function.
+    summarize: see `training.train`.
     free_flags: further flags that may differ when a run goes on.
 
   Returns:
@@ -485,6 +511,7 @@ def train_or_evaluate(
           FLAGS.checkpoint_every,
       ),
       evaluate=evaluate,
+      summarize=summarize,
       config={
           name: flag.value
           for name, flag in _flags_of_run().items()
@@ -543,12 +570,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _flags_of_run() -> dict[str, flags.Flag]:
-  """Returns the program's own flags and those of this module, by name."""
-  modules = FLAGS.flags_by_module_dict()
+  """Returns the program's own flags and those that it shares, by name."""
   return {
       flag.name: flag
-      for module in (__name__, _main_module)
-      for flag in modules.get(module, [])
+      for flag in FLAGS.get_key_flags_for_module(_main_module)
   }
 
 

@@ -17,9 +17,8 @@ import tty
 from absl import flags
 import jax
 import numpy as np
-from PIL import Image
 
-from scripts import program
+from scripts import film, program
 from tasks import box_world, environment, mini_pacman
 
 _ENV = flags.DEFINE_enum(
@@ -49,7 +48,6 @@ _WAYS = {
     " ": "stay", ".": "stay",
 }  # fmt: skip
 _COMPASS = {"up": "north", "down": "south", "left": "west", "right": "east"}
-_GIF_SECONDS = 0.125
 
 
 @flags.validator("gif", message="its folder must exist")
@@ -141,20 +139,6 @@ def _episode(
     yield state, timestep
 
 
-def _save_gif(path: str, frames: list[np.ndarray]):
-  """Writes an endless film that stands still for a second at its end."""
-  images = [Image.fromarray(frame) for frame in frames]
-  durations = [int(1000 * _GIF_SECONDS)] * (len(images) - 1) + [1000]
-  images[0].save(
-      path,
-      format="GIF",
-      save_all=True,
-      append_images=images[1:],
-      duration=durations,
-      loop=0,
-  )
-
-
 def main():
   """Plays one episode."""
   env, actions = _make()
@@ -188,7 +172,7 @@ def main():
       f"with return {total:g}."
   )
   if _GIF.value:
-    _save_gif(_GIF.value, frames)
+    film.save_gif(_GIF.value, frames)
     print(f"Saved {len(frames)} frames to {_GIF.value}")
 
 

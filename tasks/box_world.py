@@ -86,6 +86,7 @@ class State(NamedTuple):
     agent: int32 [], its cell.
     held: int32 [], colour of the key in the agent's hand, -1 without one.
     frame: int32 [], steps of this episode.
+    boxes: int32 [], boxes on the way to the gem when the episode began.
     step_type: int32 [], of the step that led here.
   """
 
@@ -94,6 +95,7 @@ class State(NamedTuple):
   agent: jax.Array
   held: jax.Array
   frame: jax.Array
+  boxes: jax.Array
   step_type: jax.Array
 
 
@@ -287,6 +289,7 @@ class BoxWorld(environment.Environment):
         agent=jnp.where(enters, target, state.agent),
         held=jnp.where(takes_key, code - _KEY, held),
         frame=frame,
+        boxes=state.boxes,
         step_type=jnp.where(
             ended,
             jnp.int32(environment.StepType.LAST),
@@ -307,6 +310,24 @@ class BoxWorld(environment.Environment):
         discount=jnp.where(ended, jnp.float32(0), jnp.float32(1)),
         observation=self.observe(state),
     )
+
+  def outcome(
+      self, state: State, timestep: environment.TimeStep
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """See `Environment.outcome`: how it ended, over all levels and by L."""
+    solved, distractor = timestep.reward >= 10, timestep.reward < 0
+    ends = {
+        "solved": solved,
+        "distractor": distractor,
+        "timeout": ~solved & ~distractor,
+    }
+    figures = {}
+    for name, ended in ends.items():
+      ended = jnp.float32(ended)
+      figures[name] = (ended, jnp.bool_(True))
+      for length in self.solution_length:
+        figures[f"{name}_{length}"] = (ended, state.boxes == length)
+    return figures
 
   def _sample_episode(
       self, key: jax.Array, attempt: jax.Array, arguments: tuple[()]
@@ -537,6 +558,7 @@ def _first_state(
       agent=agent,
       held=jnp.int32(_NOTHING) if held is None else held,
       frame=jnp.int32(0),
+      boxes=jnp.sum(jnp.int32((grid >= LOCK) & (grid < DISTRACTOR))),
       step_type=jnp.int32(environment.StepType.FIRST),
   )
 

@@ -80,6 +80,22 @@ class Environment(abc.ABC):
   def observe(self, state: Any) -> jax.Array:
     """Returns the observation of a state."""
 
+  def outcome(
+      self, state: Any, timestep: TimeStep
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Tells what came of an episode, beyond its return.
+
+    Args:
+      state: the state at the episode's end.
+      timestep: the step of type `LAST` that led there.
+
+    Returns:
+      Figures by name: the value, float32 [], and whether this episode counts
+      towards the mean of the figure over episodes, bool [].
+    """
+    del state, timestep
+    return {}
+
   @abc.abstractmethod
   def pixels(self, state: Any) -> jax.Array:
     """Returns the whole board, a pixel a cell: float32 [rows, cols, 3]."""

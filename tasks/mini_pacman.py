@@ -269,6 +269,7 @@ class State(NamedTuple):
     timer: int32 [], steps on this level.
     power: int32 [], power counter.
     frame: int32 [], steps of this episode.
+    eaten: int32 [3], food, pills and ghosts eaten in this episode.
     step_type: int32 [], of the step that led here.
   """
 
@@ -278,6 +279,7 @@ class State(NamedTuple):
   timer: jax.Array
   power: jax.Array
   frame: jax.Array
+  eaten: jax.Array
   step_type: jax.Array
 
 
@@ -352,6 +354,7 @@ class MiniPacman(environment.Environment):
         timer=jnp.int32(0),
         power=jnp.int32(0),
         frame=jnp.int32(0),
+        eaten=jnp.zeros([3], jnp.int32),
         step_type=jnp.int32(environment.StepType.FIRST),
     )
     return state, environment.TimeStep(
@@ -381,7 +384,10 @@ class MiniPacman(environment.Environment):
     state = self._begin_level(
         restart, jnp.int32(rules.start_level), state, level_key
     )
-    state = state._replace(frame=jnp.where(restart, 0, state.frame))
+    state = state._replace(
+        frame=jnp.where(restart, 0, state.frame),
+        eaten=jnp.where(restart, 0, state.eaten),
+    )
     observation = self.observe(state)
 
     if rules.level_steps:
@@ -410,6 +416,23 @@ class MiniPacman(environment.Environment):
         observation=observation,
     )
 
+  def outcome(
+      self, state: State, timestep: environment.TimeStep
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """See `Environment.outcome`: the level reached, and what was eaten."""
+    del timestep
+    food, pills, ghosts = state.eaten
+    figures = {
+        "level": state.level,
+        "food": food,
+        "pills": pills,
+        "ghosts": ghosts,
+    }
+    return {
+        name: (jnp.float32(value), jnp.bool_(True))
+        for name, value in figures.items()
+    }
+
   def _move_pacman(
       self, state: State, action: jax.Array, level_key: jax.Array
   ) -> tuple[State, jax.Array]:
@@ -435,6 +458,7 @@ class MiniPacman(environment.Environment):
     state = state._replace(
         board=board._replace(pills_left=pills_left),
         power=jnp.where(ate_pill, rules.power_steps, state.power),
+        eaten=state.eaten + jnp.int32(jnp.stack([ate_food, ate_pill, False])),
     )
     if rules.cleared_by == "pills":
       state = self._begin_level(
@@ -504,7 +528,8 @@ class MiniPacman(environment.Environment):
             ghosts=jnp.where(moves, target, ghosts),
             facings=jnp.where(moves, facing, facings),
             ghosts_left=left,
-        )
+        ),
+        eaten=state.eaten + jnp.int32(jnp.stack([False, False, ate])),
     )
     if rules.cleared_by == "ghosts":
       state = self._begin_level(

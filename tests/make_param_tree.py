@@ -10,6 +10,7 @@ from typing import Any
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 import rmc
 from tests import small_cores
@@ -48,10 +49,25 @@ def of_classifier() -> dict[str, str]:
   return shapes(classify, CASES["default"].inputs(STEPS, BATCH))
 
 
+def of_actor_critic() -> dict[str, str]:
+  """Returns the parameters of an ActorCritic."""
+
+  def act(observations):
+    case = CASES["matrix"]
+    model = rmc.ActorCritic(case.core, 3, channels=(2, 3))
+    state = model.initial_state(BATCH)
+    return model(observations, state, jnp.zeros([STEPS, BATCH], bool))
+
+  return shapes(act, jnp.zeros([STEPS, BATCH, 4, 4, 5]))
+
+
 def tree() -> dict[str, Any]:
   """Returns everything that the file holds."""
   cores = {name: of_core(case) for name, case in small_cores.CASES.items()}
-  return cores | {"sequence_classifier": of_classifier()}
+  return cores | {
+      "sequence_classifier": of_classifier(),
+      "actor_critic": of_actor_critic(),
+  }
 
 
 if __name__ == "__main__":

@@ -121,6 +121,8 @@ def train(
     schedule: Schedule,
     *,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    summarize: Callable[[int, int, dict[str, float]], dict[str, float]]
+    | None = None,
     config: dict[str, Any] | None = None,
     flagfile: str = "",
     skip_nonfinite: bool = False,
@@ -141,6 +143,9 @@ def train(
     parallel: where the state and the batches are.
     schedule: how long to train and how often to report.
     evaluate: further figures for the state.
+    summarize: makes the figures of a report, such as quotients of sums, from
+      the updates done, how many of them this report is of, and the means of
+      their figures. None: the means are reported.
     config: what must be the same for a checkpoint to be gone on from.
     flagfile: flags that repeat the run, kept as `flags.txt`.
     skip_nonfinite: whether `update` drops what is not finite, so that it is
@@ -224,7 +229,10 @@ def train(
     def report(**extra):
       nonlocal means, mark
       absorb()
-      record = {"step": step, "wall_seconds": 0.0} | means.take()
+      figures = means.take()
+      if summarize and means.count:
+        figures = summarize(step, means.count, figures)
+      record = {"step": step, "wall_seconds": 0.0} | figures
       if evaluate and (extra or schedule.is_evaluation(step)):
         record |= evaluate(state)
       means, mark = _Means(), time.monotonic()

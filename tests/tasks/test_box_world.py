@@ -96,6 +96,16 @@ def test_recorded_episodes():
     assert rows[0][0] == (episode["final_held"] or "#")
     rows[0] = "#" + rows[0][1:]
     assert rows == episode["final_grid"]
+    if episode["done"][-1]:
+      ends = {10: "solved", -1: "distractor"}
+      end = ends.get(episode["rewards"][-1], "timeout")
+      locks = sum(map(str.isupper, "".join(episode["level"])))
+      boxes = locks - len(episode["distractor_locks"])
+      outcome = env.outcome(index(state, -1), index(timestep, -1))
+      for name, (value, applies) in outcome.items():
+        kind, _, length = name.partition("_")
+        assert float(value) == (kind == end)
+        assert bool(applies) == (length in ("", str(boxes)))
 
 
 def test_recorded_observations():

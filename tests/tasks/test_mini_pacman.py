@@ -52,6 +52,7 @@ def make_state(record, max_ghosts=12):
       timer=np.int32(record["timer"]),
       power=np.int32(record["power"]),
       frame=np.int32(record["frame"]),
+      eaten=np.zeros(3, np.int32),
       step_type=np.int32(environment.StepType.MID),
   )
 
@@ -150,8 +151,48 @@ def test_recorded_transitions(batched):
       assert timestep.discount == record["pcontinue"], record["id"]
       last = timestep.step_type == environment.StepType.LAST
       assert last == (record["pcontinue"] == 0), record["id"]
+      if not last:  # A death has a reward of its own.
+        rules = env.rules
+        worth = [rules.food_reward, rules.pill_reward, rules.ghost_reward]
+        np.testing.assert_allclose(
+            rules.step_reward + np.asarray(state.eaten) @ worth,
+            record["reward"],
+            atol=4e-6,
+        )
       checked += 1
   assert checked == (282 if batched else 333)
+
+
+def test_outcome_counts_over_an_episode():
+  """Food, a pill and a ghost in three steps; the next episode begins at 0."""
+  env = mini_pacman.MiniPacman(certain_rules("regular", 0, frame_cap=3))
+  food = [row.replace(".", "-") for row in mini_pacman.MAZE]
+  food[1] = food[1][:3] + "o" + food[1][4:]
+  record = {
+      "pacman": [1, 1],
+      "ghosts": [[2, 3, 0]],
+      "pills": [[1, 2]],
+      "power": 0,
+      "level": 4,
+      "timer": 0,
+      "frame": 0,
+      "food": [*food[:13], food[13][:17] + "o" + food[13][18:], *food[14:]],
+  }
+  state = make_state(record)
+  counts = []
+  take = jax.jit(env.step)
+  for action in (1, 1, 4, 0):
+    state, timestep = take(state, action)
+    counts.append(
+        [int(value) for value, _ in env.outcome(state, timestep).values()]
+    )
+  assert list(env.outcome(state, timestep)) == [
+      "level",
+      "food",
+      "pills",
+      "ghosts",
+  ]
+  assert counts == [[4, 0, 1, 0], [4, 1, 1, 0], [4, 1, 1, 1], [1, 0, 0, 0]]
 
 
 def test_recorded_observations():

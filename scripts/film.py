@@ -1,0 +1,27 @@
+"""Films as GIFs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+_FRAME_SECONDS = 0.125
+
+
+def save_gif(path: str, frames: Sequence[np.ndarray]):
+  """Writes an endless film that stands still for a second at its end.
+
+  Args:
+    path: where to.
+    frames: images, uint8 [height, width, 3].
+  """
+  images = [Image.fromarray(frame) for frame in frames]
+  durations = [int(1000 * _FRAME_SECONDS)] * (len(images) - 1) + [1000]
+  images[0].save(
+      path,
+      format="GIF",
+      save_all=True,
+      append_images=images[1:],
+      duration=durations,
+      loop=0,
+  )

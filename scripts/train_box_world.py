@@ -1,0 +1,59 @@
+"""Trains an agent on BoxWorld (section 4.3 of the paper).
+
+  python -m scripts.train_box_world --workdir=runs/box_world \
+      --flagfile=scripts/presets/box_world_demo.flags
+
+Run the same command again to go on after an interruption. The directory then
+holds metrics.jsonl, summary.json, checkpoints and learning_curve.png;
+`scripts.evaluate_agent` and `scripts.render_agent` show what was learnt. In the
+figures `solved` is the share of episodes in which the gem was taken, `solved_3`
+that of episodes with 3 boxes on the way to it.
+"""
+
+from absl import flags
+
+from scripts import agent_flags, common_flags
+from tasks import box_world
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(agent_flags)
+
+flags.DEFINE_integer("grid_size", 12, "Side of the room without its wall.")
+flags.DEFINE_list(
+    "solution_length",
+    ["1", "2", "3", "4", "5"],
+    "Numbers of boxes on the way to the gem; a level has one of them.",
+)
+flags.DEFINE_list(
+    "num_forward",
+    ["0", "1", "2", "3", "4", "5"],
+    "Numbers of distractor branches; a level has one of them.",
+)
+flags.DEFINE_integer("branch_length", 1, "Boxes of a distractor branch.")
+flags.DEFINE_integer(
+    "max_steps",
+    120,
+    "An episode ends with the step after this many.",
+    lower_bound=1,
+)
+
+
+def make_environment() -> box_world.BoxWorld:
+  """Returns the environment that the flags ask for."""
+  return box_world.BoxWorld(
+      grid_size=FLAGS.grid_size,
+      solution_length=common_flags.positive_integers("solution_length"),
+      num_forward=common_flags.positive_integers("num_forward", or_zero=True),
+      branch_length=FLAGS.branch_length,
+      max_steps=FLAGS.max_steps,
+      view=FLAGS.view,
+  )
+
+
+def main():
+  """Trains or evaluates."""
+  agent_flags.train(make_environment)
+
+
+if __name__ == "__main__":
+  common_flags.run(main)

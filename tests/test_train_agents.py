@@ -1,0 +1,233 @@
+"""The programs that train, evaluate and film agents."""
+
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+from absl.testing import flagsaver
+import haiku as hk
+import jax
+import numpy as np
+import optax
+from PIL import Image
+import pytest
+
+from rmc import training
+from scripts import (
+  agent_flags,
+  common_flags,
+  train_box_world,
+  train_mini_pacman,
+)
+from tests.test_train_learn_to_execute import (
+  compiled_once,  # noqa: F401 - a fixture, which pytest finds here.
+)
+from tests.tiny_training import assert_same_bits, records_of
+
+FLAGS = flags.FLAGS
+PRESETS = pathlib.Path(__file__).parents[1] / "scripts" / "presets"
+PROGRAMS = {"box_world": train_box_world, "mini_pacman": train_mini_pacman}
+
+
+def preset(name):
+  return f"--flagfile={PRESETS / name}.flags"
+
+
+@contextlib.contextmanager
+def parsed(*arguments):
+  """Parses flags, and forgets them afterwards."""
+  with flagsaver.flagsaver():
+    FLAGS(["train", *map(str, arguments)])
+    yield
+
+
+@pytest.fixture
+def train(monkeypatch, compiled_once):  # noqa: F811
+  """Returns a function that trains in this process, on some devices."""
+  data_parallel = training.DataParallel
+
+  def train(env, workdir, *arguments, num_devices=1):
+    monkeypatch.setattr(
+        training,
+        "DataParallel",
+        lambda mode: data_parallel(mode, jax.devices()[:num_devices]),
+    )
+    program = PROGRAMS[env]
+    monkeypatch.setattr(common_flags, "_main_module", program.__name__)
+    # Optax divides by a mixture of types.
+    promotion = jax.numpy_dtype_promotion("standard")
+    with promotion, parsed(
+        preset(f"{env}_smoke"), f"--workdir={workdir}", *arguments
+    ):
+      program.main()
+    return records_of(workdir)
+
+  return train
+
+
+def run(program, *arguments):
+  """Runs a program by itself."""
+  return subprocess.run(
+      [sys.executable, "-m", f"scripts.{program}", *map(str, arguments)],
+      cwd=PRESETS.parents[1],
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+
+
+def test_resumed_run_is_the_same(train, tmp_path):
+  """Environments, memories and what is still to be learnt from go on."""
+  whole = train("box_world", tmp_path / "whole", "--core=lstm")
+  train("box_world", tmp_path / "halves", "--core=lstm", "--steps=3")
+  halves = train("box_world", tmp_path / "halves", "--core=lstm")
+  assert [record["step"] for record in whole] == [2, 4, 6, 6]
+  assert halves == whole
+  assert_same_bits(
+      training.load_params(tmp_path / "halves"),
+      training.load_params(tmp_path / "whole"),
+  )
+  figures = whole[1]
+  assert figures["environment_steps"] == 4 * 8 * 5
+  assert figures["episodes"] > 0 and figures["length"] <= 11
+  names = {"policy_loss", "value_loss", "entropy", "explained_variance"}
+  names |= {"importance_ratio", "clipped_ratios", "grad_norm"}
+  names |= {"return", "return_standard_error", "solved", "timeout_1"}
+  names |= {"eval_return", "eval_return_standard_error", "eval_distractor"}
+  assert names <= figures.keys()
+  assert (tmp_path / "whole" / "learning_curve.png").exists()
+
+
+def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
+  records = train("mini_pacman", tmp_path)
+  assert {"level", "food", "pills", "ghosts"} <= records[-2].keys()
+  result = run("evaluate_agent", f"--workdir={tmp_path}")
+  assert result.returncode == 0, result.stderr
+  evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+  for policy in ("sampled", "greedy"):
+    figures = evaluation[policy]
+    assert figures["length"]["episodes"] == 16
+    assert 1 <= figures["length"]["mean"] <= 10
+    assert figures["return"]["standard error"] >= 0
+  # The same levels as in training's own evaluation.
+  assert evaluation["sampled"]["return"]["mean"] == pytest.approx(
+      records[-1]["eval_return"]
+  )
+  assert len(result.stdout.splitlines()) == 2 + sum(
+      len(evaluation[policy]) for policy in ("sampled", "greedy")
+  )
+  film = tmp_path / "episode.gif"
+  result = run("render_agent", f"--workdir={tmp_path}", f"--gif={film}")
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.startswith("Saved ")
+  with Image.open(film) as image:
+    # The board, and beside it what the slots attend to.
+    assert image.width > 19 * 16 + 8 and image.height > 15 * 16
+    assert image.n_frames > 1
+
+
+@pytest.mark.parametrize(
+    "program, arguments, message",
+    [
+        ("evaluate_agent", [], "--workdir must name"),
+        ("evaluate_agent", ["--workdir=/nowhere"], "must be of a run of"),
+        ("render_agent", ["--workdir=/nowhere"], "--gif=None must name"),
+        ("train_box_world", ["--workdir={}", "--grid_size=3"], "too small"),
+        (
+            "train_box_world",
+            ["--workdir={}", "--num_forward=0,x"],
+            "--num_forward=0,x must be positive integers or 0",
+        ),
+        (
+            "train_mini_pacman",
+            ["--workdir={}", "--conv_strides=1"],
+            "equally many",
+        ),
+        ("train_mini_pacman", ["--workdir={}", "--rules=run"], "--rules=run"),
+    ],
+)
+def test_wrong_flags_are_one_line(tmp_path, program, arguments, message):
+  result = run(program, *(x.format(tmp_path) for x in arguments))
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1 and message in result.stderr
+  assert not result.stdout
+  assert not list(tmp_path.iterdir())
+
+
+AGENTS = sorted(
+    path.stem
+    for path in PRESETS.iterdir()
+    if path.stem.startswith(tuple(PROGRAMS))
+)
+
+
+@pytest.mark.parametrize("core", ["rmc", "lstm", "conv_lstm"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_presets(name, core):
+  """They parse, their networks fit, and the paper's are of its size."""
+  env = next(env for env in PROGRAMS if name.startswith(env))
+  with parsed(preset(name), f"--core={core}"):
+    agent = agent_flags.make_agent(PROGRAMS[env].make_environment())
+    params = jax.eval_shape(agent.init, jax.random.key(0))
+    if not name.endswith("paper"):
+      return
+    assert (FLAGS.unroll_length, FLAGS.batch_size) == (40, 32)
+    assert (FLAGS.entropy_cost, FLAGS.discount) == (0.005, 0.99)
+    heads = params["actor_critic/~/policy"]["w"].shape[0]
+    if core == "rmc":
+      assert (FLAGS.mem_slots, FLAGS.num_heads) == (4, 4)
+      assert heads == 1024
+    if core == "conv_lstm" and FLAGS.view == "viewport":
+      assert heads == 5 * 5 * 64
+
+
+def test_presets_are_there():
+  names = {"box_world_paper", "mini_pacman_viewport_paper"}
+  names |= {"mini_pacman_full_paper", "box_world_demo", "mini_pacman_demo"}
+  assert {*AGENTS} == names | {"box_world_smoke", "mini_pacman_smoke"}
+
+
+def test_flattened_input():
+  """One row of all cells, rather than a row each."""
+  sizes = []
+  for option in ("--flatten", "--noflatten"):
+    with parsed(preset("box_world_smoke"), option):
+      agent = agent_flags.make_agent(train_box_world.make_environment())
+      params = jax.eval_shape(agent.init, jax.random.key(0))
+      core = "actor_critic/~/relational_memory/~/input_projection"
+      sizes.append(params[core]["w"].shape[0])
+  assert sizes == [25 * 5, 5]
+
+
+def test_rmsprop_is_tensorflows():
+  """Of a sum over steps and environments, with epsilon inside the root."""
+  grads = [np.array([0.5, -2.0], np.float32), np.array([1.0, 0.0], np.float32)]
+  with (
+      jax.numpy_dtype_promotion("standard"),
+      parsed(preset("box_world_smoke"), "--learning_rate=0.25"),
+  ):
+    optimizer = common_flags.make_optimizer(
+        agent_flags._optimizers()["rmsprop"]
+    )
+    params = jax.numpy.zeros(2)
+    state = optimizer.init(params)
+    for grad in grads:
+      updates, state = optimizer.update(jax.numpy.asarray(grad), state)
+      params = optax.apply_updates(params, updates)
+  mean_square, expected = np.ones(2), np.zeros(2)
+  for grad in grads:
+    grad = grad.astype(np.float64) * 8 * 5
+    mean_square = 0.99 * mean_square + 0.01 * grad**2
+    expected -= 0.25 * grad / np.sqrt(mean_square + 0.1)
+  np.testing.assert_allclose(params, expected, rtol=1e-5)
+
+
+def test_conv_lstm_is_for_agents():
+  with (
+      parsed("--core=conv_lstm"),
+      pytest.raises(common_flags.UsageError, match="is for agents"),
+  ):
+    hk.transform(common_flags.make_core).init(None)
