@@ -376,8 +376,9 @@ class Agent:
     Returns:
       Figures of the episodes, `[num_episodes]`.
     """
-    keys = jax.random.split(key, num_episodes)
-    carry = self._begin(params, keys)
+    level_key, action_key = jax.random.split(key)
+    carry = self._begin(params, jax.random.split(level_key, num_episodes))
+    keys = jax.random.split(action_key, num_episodes)
     choose = jax.random.categorical
     if greedy:
       choose = lambda key, logits: jnp.argmax(logits)  # noqa: E731

@@ -324,7 +324,8 @@ def test_play():
   }  # fmt: skip
   key = jax.random.key(5)
   played = agent.play(params, key, 40, greedy=True)
-  keys = jax.random.key_data(jax.random.split(key, 40))
+  level_key, _ = jax.random.split(key)
+  keys = jax.random.key_data(jax.random.split(level_key, 40))
   states, _ = jax.vmap(agent.env.reset)(keys)
   returns, counts = played["return"]
   np.testing.assert_array_equal(returns, 2.0 * np.asarray(states.cue) - 1)
