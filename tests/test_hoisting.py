@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import rmc
+from tests import jaxprs
 from tests.small_cores import assert_close, case, draw_params, jit
 
 STEPS, BATCH = 3, 2
@@ -101,9 +102,7 @@ def carries(jaxpr):
   for equation in jaxpr.eqns:
     params = equation.params
     if equation.primitive.name == "scan":
-      first = params["num_consts"]
-      for variable in equation.invars[first : first + params["num_carry"]]:
-        yield variable.aval.shape
+      yield from (aval.shape for aval in jaxprs.carries(equation))
     for value in params.values():
       inner = getattr(value, "jaxpr", value)
       if hasattr(inner, "eqns"):

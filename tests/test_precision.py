@@ -10,6 +10,7 @@ import pytest
 
 import rmc
 from scripts import common_flags
+from tests import jaxprs
 from tests.small_cores import jit
 
 STEPS, BATCH = 3, 16
@@ -53,8 +54,7 @@ def test_types(parse, core, precision):
       if equation.invars[1].aval.ndim == 2:
         by_weights.add(str(equation.invars[1].aval.dtype))
     elif equation.primitive.name == "scan":
-      outs = equation.outvars[: equation.params["num_carry"]]
-      carries |= {str(variable.aval.dtype) for variable in outs}
+      carries |= {str(aval.dtype) for aval in jaxprs.carries(equation)}
   assert by_weights == {precision}
   assert carries == {"float32"}
 
