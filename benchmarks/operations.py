@@ -59,6 +59,16 @@ def origins(hlo: str) -> dict[str, str]:
   )
 
 
+def is_product(name: str, origin: str) -> bool:
+  """Returns whether an operation is a dot product, alone or with what follows.
+
+  Args:
+    name: XLA's.
+    origin: the JAX operation that it comes from.
+  """
+  return name.startswith("dot") or origin.endswith("dot_general")
+
+
 def main():
   """Runs, traces and prints a table."""
   run = core._Program(core.SHAPES[FLAGS.shape], core.PATHS[FLAGS.path])
@@ -80,6 +90,12 @@ def main():
       (scale * microseconds, name, names.get(name, "")[-70:])
       for name, microseconds in total.most_common(FLAGS.rows)
   ]
+  products = sum(
+      microseconds
+      for name, microseconds in total.items()
+      if is_product(name, names.get(name, ""))
+  )
+  rows.append((scale * products, "all dot products", ""))
   rows.append((scale * sum(total.values()), "all", ""))
   print(tabulate.tabulate(rows, ["ms", "operation", "of"], floatfmt=".2f"))
 

@@ -42,7 +42,7 @@ def dynamic_unroll(
   The transpose of a scan would add, in each step, to an accumulator of the size
   of the weight. In return :math:`x_t` and :math:`\bar{y}_t` of all steps are
   kept until the end. So it is done for those `hk.Linear` for which they are
-  small, per step, next to the accumulator: :math:`4 M (K + N) < K N`; and only
+  small, per step, next to the accumulator: :math:`6 M (K + N) < K N`; and only
   if the weight is used as it is, not cast, for instance, by a policy, and in
   the step itself, not in a loop or a `jax.vmap` inside it.
 
@@ -171,7 +171,7 @@ def _trace_level() -> Any:
 
 def _is_worth_it(inputs: tuple[int, ...], weight: tuple[int, ...]) -> bool:
   """Returns whether the operands of a gradient are small, next to it."""
-  return 4 * math.prod(inputs[:-1]) * sum(weight) < math.prod(weight)
+  return 6 * math.prod(inputs[:-1]) * sum(weight) < math.prod(weight)
 
 
 def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:

@@ -13,7 +13,7 @@ from tests.small_cores import assert_close, case, draw_params, jit
 
 STEPS, BATCH = 3, 2
 CASE = case(
-    5, mem_slots=1, head_size=8, num_heads=2, attention_mlp_layers=1
+    5, mem_slots=1, head_size=12, num_heads=2, attention_mlp_layers=1
 )
 INPUTS = CASE.inputs(STEPS, BATCH)
 RESETS = np.array([[False, True], [False, False], [True, False]])
@@ -26,7 +26,7 @@ class Conditioned(hk.RNNCore):
   def __init__(self, context):
     super().__init__()
     self._context = context
-    self._lstm = hk.LSTM(8)
+    self._lstm = hk.LSTM(12)
 
   def __call__(self, inputs, state):
     return self._lstm(jnp.concatenate([inputs, self._context], axis=-1), state)
@@ -51,7 +51,7 @@ class Noisy(hk.RNNCore):
 
   def __init__(self):
     super().__init__()
-    self._lstm = hk.LSTM(8)
+    self._lstm = hk.LSTM(12)
 
   def __call__(self, inputs, state):
     kept = jax.random.bernoulli(hk.next_rng_key(), shape=inputs.shape)
@@ -111,22 +111,22 @@ def carries(jaxpr):
 
 @pytest.mark.parametrize("batch_size, hoisted", [(2, True), (3, False)])
 def test_large_weights_are_not_accumulated_step_by_step(batch_size, hoisted):
-  """The weight is [13, 32]: 2 rows of 13 + 32 are a quarter of it, 3 more."""
+  """The weight is [17, 48]: 2 rows of 17 + 48 are less than a sixth of it."""
 
   def network(inputs, unroll):
-    core = hk.LSTM(8)
+    core = hk.LSTM(12)
     return unroll(core, inputs, core.initial_state(batch_size))
 
   inputs = CASE.inputs(STEPS, batch_size)
   params = draw_params(lambda x: network(x, rmc.unroll), inputs)
   grad = jax.make_jaxpr(jax.grad(loss_of(network, rmc.unroll)))(params, inputs)
-  assert ((13, 32) not in carries(grad.jaxpr)) == hoisted
-  assert (32,) in carries(grad.jaxpr)  # That of the bias is.
+  assert ((17, 48) not in carries(grad.jaxpr)) == hoisted
+  assert (48,) in carries(grad.jaxpr)  # That of the bias is.
 
 
 @pytest.mark.parametrize(
     "network",
-    [once(lambda: hk.LSTM(8), unroll=2), twice],
+    [once(lambda: hk.LSTM(12), unroll=2), twice],
     ids=["once", "twice"],
 )
 def test_derivatives(network):
@@ -154,7 +154,7 @@ def test_derivatives(network):
     assert_close(ours[1], ours[2], atol=1e-10)
 
 
-@pytest.mark.parametrize("core", [CASE.core, lambda: hk.LSTM(8)])
+@pytest.mark.parametrize("core", [CASE.core, lambda: hk.LSTM(12)])
 def test_lengths_and_resets(core):
   """Against a function, which is not hoisted."""
   options = {"lengths": LENGTHS, "should_reset": RESETS}
@@ -218,7 +218,7 @@ def test_forward_mode_is_refused():
 
 def test_weights_that_are_changed_before_their_use():
   """By a policy, and by a getter that is not even linear."""
-  network = once(lambda: hk.LSTM(8))
+  network = once(lambda: hk.LSTM(12))
 
   def squared(inputs, unroll):
     def getter(next_getter, value, context):
