@@ -14,7 +14,7 @@ comma := ,
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/installed-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test test-slow stress lint install clean
+.PHONY: demo test test-slow stress lint docs install clean
 
 install: $(STAMP)
 
@@ -44,6 +44,10 @@ stress: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+
+# The documentation, into build/docs; a dead link is an error.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs . build/docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

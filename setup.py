@@ -31,6 +31,17 @@ _ENVS = [
     "pillow",
 ]
 
+_DOCS = ["furo", "myst-parser>=4", "sphinx>=8"]
+_TEST = [
+    *_ENVS,
+    *_DOCS,
+    "build",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff",
+    "setuptools>=77",
+]
+
 setuptools.setup(
     name="rmc",
     version=_VERSION,
@@ -56,6 +67,7 @@ setuptools.setup(
         "train": _TRAIN,
         "figures": _FIGURES,
         "envs": _ENVS,
-        "test": [*_ENVS, "pytest>=8", "pytest-xdist>=3.6", "ruff"],
+        "docs": _DOCS,
+        "test": _TEST,
     },
 )

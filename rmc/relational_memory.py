@@ -94,6 +94,18 @@ class RelationalMemory(hk.RNNCore):
   attends and is updated as they are. The blocks share one MLP and have
   projections and LayerNorms of their own.
 
+  Two slots, a batch of three::
+
+    >>> def step(inputs):
+    ...   core = RelationalMemory(mem_slots=2, head_size=4, num_heads=2)
+    ...   return core(inputs, core.initial_state(3))
+    >>> step = hk.without_apply_rng(hk.transform(step))
+    >>> inputs = jnp.ones([3, 5])
+    >>> params = step.init(jax.random.key(0), inputs)
+    >>> output, memory = step.apply(params, inputs)
+    >>> output.shape, memory.shape
+    ((3, 16), (3, 2, 8))
+
   Sources: sections 3.1 to 3.4 of the paper (arXiv 1806.01822) and
   `sonnet/python/modules/relational_memory.py` of Sonnet v1, which decides
   where they differ.

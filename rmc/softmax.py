@@ -56,7 +56,16 @@ class Softmax(hk.Module):
 
     \log p(v) = e_v^T o + b_v - \log \sum_u \exp(e_u^T o + b_u)
 
-  When tied, the rows :math:`e_v` are the words' embeddings too.
+  When tied, the rows :math:`e_v` are the words' embeddings too::
+
+    >>> def foretell(tokens):
+    ...   softmax = Softmax(vocab_size=10, embedding_size=4)
+    ...   return softmax.log_probs(softmax.embed(tokens[:-1]), tokens[1:])
+    >>> foretell = hk.without_apply_rng(hk.transform(foretell))
+    >>> tokens = jnp.array([3, 1, 4, 1, 5])
+    >>> params = foretell.init(jax.random.key(0), tokens)
+    >>> foretell.apply(params, tokens).shape
+    (4,)
 
   Attributes:
     embedding_size: D.

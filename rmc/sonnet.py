@@ -42,9 +42,9 @@ def params_from_variables(
     **constructor_arguments: those of `RelationalMemory` that made the module.
 
   Returns:
-    The parameters of `hk.transform(lambda x, s:
-    RelationalMemory(**constructor_arguments)(x, s))`, as NumPy arrays of the
-    variables' types.
+    The parameters that `hk.transform` gives a function which makes
+    `RelationalMemory(**constructor_arguments)` and calls it, as NumPy arrays of
+    the variables' types.
 
   Raises:
     ValueError: if a variable in the scope is missing, is not of this module,

@@ -43,6 +43,22 @@ def unroll(
   has a batch axis. A core that wraps another shares in this by passing both
   methods on.
 
+  Of two sequences the second is shorter, so that its state rests at the end::
+
+    >>> def network(inputs):
+    ...   core = hk.VanillaRNN(4)
+    ...   return unroll(
+    ...       core, inputs, core.initial_state(2), lengths=jnp.array([5, 3]),
+    ...       return_all_states=True)
+    >>> network = hk.without_apply_rng(hk.transform(network))
+    >>> inputs = jnp.ones([5, 2, 3])
+    >>> params = network.init(jax.random.key(0), inputs)
+    >>> outputs, states = network.apply(params, inputs)
+    >>> outputs.shape, bool(jnp.any(outputs[3:, 1]))
+    ((5, 2, 4), False)
+    >>> bool(jnp.all(states[4, 1] == states[2, 1]))
+    True
+
   For the backward pass each step keeps the results of its matrix products and
   convolutions, and what is cheap is computed anew from them: on CPU this is
   faster than to write and read everything, and takes half the memory. If the

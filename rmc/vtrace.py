@@ -57,7 +57,17 @@ def vtrace(
 
   Where all :math:`w_s = 1` and :math:`\lambda = 1`, targets are n-step returns.
   A ratio of 0 takes an action out, and all that came after it: the target of
-  its state is the value, and its advantage 0.
+  its state is the value, and its advantage 0::
+
+    >>> values, rewards = jnp.zeros([3]), jnp.array([0.0, 0.0, 1.0])
+    >>> discounts = jnp.array([0.9, 0.9, 0.0])
+    >>> targets, _ = vtrace(values, values, rewards, discounts, jnp.ones([3]))
+    >>> [round(float(x), 2) for x in targets]
+    [0.81, 0.9, 1.0]
+    >>> targets, _ = vtrace(
+    ...     values, values, rewards, discounts, jnp.array([1.0, 0.0, 1.0]))
+    >>> targets.tolist()
+    [0.0, 0.0, 1.0]
 
   Args:
     v_tm1: values of the states where the actions were taken, `[T, ...]`.

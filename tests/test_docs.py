@@ -1,0 +1,173 @@
+"""What the README, the pages and the docstrings say: it runs, it is there."""
+
+import ast
+import doctest
+import functools
+import importlib
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in (".", "docs", "benchmarks", "results")
+    for path in sorted(
+        ROOT.glob("*.md")
+        if folder == "."
+        else (ROOT / folder).rglob("*.md")
+    )
+}
+GUIDES = [name for name in PAGES if name.split("/")[0] != "results"]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def commands(text):
+  """Yields the words of each command of Python's in blocks and in backticks."""
+  inline = re.findall(r"`(python -m [^`]+)`", text)
+  blocks = [block for language, block in BLOCK.findall(text) if not language]
+  lines = "\n".join(inline + blocks).replace("\\\n", " ").splitlines()
+  for line in lines:
+    line = line.split("python -m ", 1)
+    if len(line) == 2:
+      yield shlex.split(line[1].rstrip('"'), comments=True)
+
+
+def run_examples(name):
+  names = {}
+  with jax.numpy_dtype_promotion("standard"):  # optax asks for it.
+    for language, block in BLOCK.findall(PAGES[name]):
+      if language == "python":
+        exec(compile(block, name, "exec"), names)
+  return names
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/quick_start.md"])
+def test_example_of_the_core(name):
+  names = run_examples(name)
+  assert names["outputs"].shape == (10, 2, 256)
+  assert names["memory"].shape == (2, 4, 64)
+  assert jnp.all(jnp.isfinite(names["outputs"]))
+
+
+def test_example_of_lengths():
+  outputs = run_examples("docs/quick_start.md")["outputs"]
+  assert jnp.all(outputs[7:, 1] == 0) and jnp.all(outputs[7:, 0] != 0)
+
+
+def test_example_of_environments():
+  names = run_examples("docs/agents.md")
+  assert names["timestep"].observation.shape == (1000, 5, 5, 6)
+
+
+def test_example_of_an_agent():
+  names = run_examples("docs/own_agent.md")
+  first = jax.jit(names["network"].init)(jax.random.key(1), *names["first"])
+  for x, y in zip(
+      jax.tree.leaves(first), jax.tree.leaves(names["params"]), strict=True
+  ):
+    assert jnp.all(jnp.isfinite(y)) and jnp.any(x != y)
+  (agent,) = (block for _, block in BLOCK.findall(PAGES["docs/own_agent.md"]))
+  assert len([line for line in agent.splitlines() if line]) <= 60
+
+
+def test_example_of_data_parallelism():
+  names = run_examples("docs/devices.md")
+  assert names["state"].step == 3
+  assert len(names["parallel"].devices) == jax.device_count() == 8
+
+
+def test_example_of_sonnets_variables():
+  names = run_examples("docs/sonnet_weights.md")
+  assert names["output"].shape == (2, 1024)
+
+
+def test_all_examples_are_tested():
+  tested = {"README.md"} | {
+      f"docs/{name}.md"
+      for name in (
+          "quick_start", "agents", "own_agent", "devices", "sonnet_weights"
+      )
+  }
+  assert tested == {name for name in PAGES if "```python" in PAGES[name]}
+
+
+@pytest.mark.parametrize(
+    "name", ["relational_memory", "unroll", "vtrace", "softmax"]
+)
+def test_examples_in_docstrings(name):
+  # `rmc.unroll` is the function; importlib finds the module.
+  result = doctest.testmod(importlib.import_module(f"rmc.{name}"))
+  assert result.attempted > 3
+  assert result.failed == 0
+
+
+def test_presets():
+  presets = {path.stem for path in (ROOT / "scripts/presets").iterdir()}
+  text = "\n".join(PAGES[name] for name in GUIDES)
+  assert set(re.findall(r"presets/(\w+)\.flags", text)) <= presets
+  named = set(re.findall(r"`(\w+)`", text))
+  assert presets <= named
+
+
+@functools.cache
+def flags_of(module):
+  """Returns the flags that a program and what it imports define.
+
+  They are read, not imported: two programs may define the same flag.
+  """
+  path = (ROOT / module.replace(".", "/")).with_suffix(".py")
+  text = path.read_text(encoding="utf-8")
+  found = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text))
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.ImportFrom):
+      names = (f"{node.module}.{alias.name}" for alias in node.names)
+      for name in (node.module, *names):
+        if re.fullmatch(r"(scripts|benchmarks)\.\w+", name):
+          found |= flags_of(name)
+  return found
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_commands(name):
+  """Modules and flags of a page's commands exist."""
+  for module, *arguments in commands(PAGES[name]):
+    if not (ROOT / module.split(".")[0]).is_dir():
+      assert module in ("pip", "sphinx", "build")
+      continue
+    known = flags_of(module) | {"flagfile", "help"}
+    if "--" in arguments:  # What follows is another program, with its flags.
+      known |= flags_of(arguments[arguments.index("--") + 1])
+    for argument in arguments:
+      if argument.startswith("--") and argument != "--":
+        flag = argument[2:].split("=")[0]
+        assert flag in known or flag.removeprefix("no") in known, argument
+
+
+def test_targets_of_make():
+  targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+  text = "\n".join(PAGES.values())
+  assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= set(targets)
+
+
+def test_pages_build(tmp_path):
+  """Sphinx finds the target of every link, and reads every docstring."""
+  process = subprocess.run(
+      [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going"]
+      + ["-q", "-c", "docs", "-d", tmp_path / "cache", ".", tmp_path / "html"],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert process.returncode == 0, process.stderr
+  for page in ("docs/index", "docs/api", "README", "results/README"):
+    assert (tmp_path / "html" / page).with_suffix(".html").exists()
+  core = (tmp_path / "html/docs/core.html").read_text()
+  assert "jax.nn.softmax" in re.sub(r"<[^>]+>", "", core)
