@@ -16,8 +16,7 @@ Columns:
     many, timed in the same rounds.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import functools
 import json
@@ -27,11 +26,11 @@ from typing import Any, NamedTuple
 from absl import flags
 import haiku as hk
 import jax
-from jax.extend import core as jax_core
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import reference, timing
+from benchmarks.products import products
 import rmc
 from scripts import program
 
@@ -156,44 +155,6 @@ class _Program:
     return self._transformed.init(jax.random.key(1), self.inputs())
 
 
-class _Product(NamedTuple):
-  """A dot product `[batch, M, K] x [batch, K, N]`."""
-
-  batch: int
-  m: int
-  k: int
-  n: int
-
-  @property
-  def flops(self) -> int:
-    """Returns its multiplications and additions."""
-    return 2 * math.prod(self)
-
-
-def _products(jaxpr: jax_core.Jaxpr, times: int = 1) -> Counter[_Product]:
-  """Counts the dot products of a program, in a loop once for each turn."""
-  products = Counter()
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == "dot_general":
-      x, y = (variable.aval.shape for variable in equation.invars)
-      contracting, batch = equation.params["dimension_numbers"]
-      k = math.prod(x[axis] for axis in contracting[0])
-      b = math.prod(x[axis] for axis in batch[0])
-      m, n = math.prod(x) // (b * k), math.prod(y) // (b * k)
-      products[_Product(b, m, k, n)] += times
-    for inner in _inner_jaxprs(equation):
-      products += _products(inner, times * equation.params.get("length", 1))
-  return products
-
-
-def _inner_jaxprs(equation) -> Iterator[jax_core.Jaxpr]:
-  for value in equation.params.values():
-    if isinstance(value, jax_core.ClosedJaxpr):
-      yield value.jaxpr
-    elif isinstance(value, jax_core.Jaxpr):
-      yield value
-
-
 def _multiply(xs: list[jax.Array], weights: list[jax.Array]):
   """Multiplies the stacks `[times, M, K]` by their `[K, N]`, one at a time."""
 
@@ -223,12 +184,12 @@ def measure(
     run = _Program(shape, path)
     arguments = (run.init(), run.inputs())
     jaxpr = jax.make_jaxpr(run.forward_fn)(*arguments).jaxpr
-    products = _products(jaxpr)
+    found = products(jaxpr)
     forward, forward_backward = (
         jax.jit(f).lower(*arguments).compile()
         for f in (run.forward_fn, run.forward_backward_fn)
     )
-    by_weights = {p: times for p, times in products.items() if p.batch == 1}
+    by_weights = {p: times for p, times in found.items() if p.batch == 1}
     xs = [jnp.ones((times, p.m, p.k)) for p, times in by_weights.items()]
     weights = [jnp.ones((p.k, p.n)) for p in by_weights]
     multiply = jax.jit(_multiply).lower(xs, weights).compile()
@@ -240,7 +201,7 @@ def measure(
         "forward_ms": None,
         "forward_backward_ms": None,
         "peak_bytes": memory.temp_size_in_bytes,
-        "flops": sum(p.flops * times for p, times in products.items()),
+        "flops": sum(p.flops * times for p, times in found.items()),
         "fraction_of_matmul": None,
     })
     weight_flops.append(sum(p.flops * n for p, n in by_weights.items()))

@@ -11,6 +11,7 @@ Columns:
     evaluations and checkpoints.
   - batches_per_second: of the sampler alone; of an agent, its environments
     alone, as many of their steps as in an update, under random actions.
+  - gflop: of the dot products of an update, 2 M K N each, without convolutions.
 """
 
 from collections.abc import Callable
@@ -30,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import tabulate
 
+from benchmarks.products import products
 from rmc import training
 from scripts import (
   common_flags,
@@ -65,7 +67,10 @@ flags.DEFINE_multi_enum(
     "benchmark", list(_BENCHMARKS), list(_BENCHMARKS), "What to measure."
 )
 flags.DEFINE_float(
-    "seconds", 10.0, "How long to measure, each time.", lower_bound=0.1
+    "seconds",
+    10.0,
+    "How long to measure, each time; 0: only count.",
+    lower_bound=0,
 )
 flags.DEFINE_boolean(
     "json", False, "Print a list of rows in JSON rather than a table."
@@ -113,8 +118,12 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
       state, metrics = update(state, batch_at(step))
       return metrics
 
-    row["updates_per_second"] = _rate(train)
-    row["batches_per_second"] = _rate(sample)
+    jaxpr = jax.make_jaxpr(update)(state, batch_at(0)).jaxpr
+    counted = products(jaxpr).items()
+    row["gflop"] = 1e-9 * sum(product.flops * n for product, n in counted)
+    if FLAGS.seconds:
+      row["updates_per_second"] = _rate(train)
+      row["batches_per_second"] = _rate(sample)
     raise _Measured
 
   for flag in FLAGS:

@@ -23,3 +23,24 @@ def test_agents_beside_their_environments_alone(name):
   (row,) = json.loads(done.stdout)
   assert (row["benchmark"], row["core"]) == (name, "lstm")
   assert 0 < row["updates_per_second"] < row["batches_per_second"]
+
+
+def test_products_of_an_update_are_counted():
+  """An MLP's are 2 M K N forward, and as many for each gradient."""
+  done = subprocess.run(
+      [
+          *(sys.executable, "-m", "benchmarks.training", "--json"),
+          *("--benchmark=nth_farthest", "--core=lstm", "--seconds=0"),
+          *("--hidden_size=7", "--mlp_sizes=5", "--batch_size=2"),
+      ],
+      capture_output=True,
+      text=True,
+      check=True,
+  )
+  (row,) = json.loads(done.stdout)
+  features, steps = 11, 3  # 2 coordinates; label, m and n one-hot.
+  # The input's gradient is nobody's, but XLA is to find that out.
+  lstm = steps * 3 * 2 * 2 * (features + 7) * 4 * 7
+  mlp = 3 * 2 * 2 * (7 * 5 + 5 * 3)
+  assert row["gflop"] == pytest.approx(1e-9 * (lstm + mlp))
+  assert "updates_per_second" not in row
