@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -73,27 +74,9 @@ def learning_curves(
   Raises:
     ValueError: if a run has no report with that figure.
   """
-  figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-  axes = figure.subplots()
+  figure, axes = _axes("updates", metric.replace("_", " "))
   for label, workdirs in groups.items():
-    curves = [_curve(workdir, metric) for workdir in workdirs]
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    values = np.array([[curve[step] for step in steps] for curve in curves])
-    (line,) = axes.plot(
-        steps,
-        values.mean(axis=0),
-        marker="." if len(steps) == 1 else None,
-        label=label if len(curves) == 1 else f"{label} ({len(curves)} seeds)",
-    )
-    if len(curves) > 1:
-      axes.fill_between(
-          steps,
-          values.min(axis=0),
-          values.max(axis=0),
-          color=line.get_color(),
-          alpha=0.2,
-          linewidth=0,
-      )
+    _draw(axes, label, [_curve(workdir, metric) for workdir in workdirs])
   if plateau is not None:
     axes.axhline(plateau, color="grey", linestyle=":", label="plateau")
   for i, (step, name) in enumerate(marks):
@@ -106,9 +89,31 @@ def learning_curves(
         fontsize=7,
         transform=axes.get_xaxis_transform(),
     )
-  axes.set_xlabel("updates")
-  axes.set_ylabel(metric.replace("_", " "))
-  axes.grid(alpha=0.3)
+  axes.legend(frameon=False)
+  figure.savefig(path, dpi=_DPI)
+
+
+def perplexity_by_unroll(
+    groups: Mapping[str, Sequence[str | pathlib.Path]],
+    path: str | pathlib.Path,
+):
+  """Draws what resetting the state costs a language model, as in Fig. 12.
+
+  Args:
+    groups: the directories of runs of `train_language_model` that differ only
+      in their seed, by label; with `--eval_unroll`.
+    path: where to write the picture.
+
+  Raises:
+    ValueError: if a run has no report of it.
+  """
+  figure, axes = _axes(
+      "words after which the state is reset",
+      "test perplexity above that of a carried state",
+  )
+  for label, workdirs in groups.items():
+    _draw(axes, label, [_increases(workdir) for workdir in workdirs], "o")
+  axes.set_xscale("log")
   axes.legend(frameon=False)
   figure.savefig(path, dpi=_DPI)
 
@@ -174,6 +179,62 @@ def nth_farthest_attention(
   )
   figure.colorbar(image, ax=panels, shrink=0.6)
   figure.savefig(pathlib.Path(workdir) / "attention.png", dpi=_DPI)
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+  """Returns a figure of one panel, and the panel."""
+  figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+  axes = figure.subplots()
+  axes.set_xlabel(x)
+  axes.set_ylabel(y)
+  axes.grid(alpha=0.3)
+  return figure, axes
+
+
+def _draw(
+    axes: Axes,
+    label: str,
+    curves: Sequence[Mapping[int, float]],
+    marker: str | None = None,
+):
+  """Draws the mean of curves where all have values, and their spread."""
+  at = sorted(set.intersection(*(set(curve) for curve in curves)))
+  values = np.array([[curve[x] for x in at] for curve in curves])
+  (line,) = axes.plot(
+      at,
+      values.mean(axis=0),
+      marker="." if len(at) == 1 else marker,
+      label=label if len(curves) == 1 else f"{label} ({len(curves)} seeds)",
+  )
+  if len(curves) > 1:
+    axes.fill_between(
+        at,
+        values.min(axis=0),
+        values.max(axis=0),
+        color=line.get_color(),
+        alpha=0.2,
+        linewidth=0,
+    )
+
+
+def _increases(workdir: str | pathlib.Path) -> dict[int, float]:
+  """Returns by how much resets raise the perplexity, by words between them."""
+  name = "test_perplexity"
+  last = {}
+  for record in training.read_metrics(workdir):
+    last |= record
+  start = f"{name}_unroll_"
+  found = {
+      int(key.removeprefix(start)): value - last[name]
+      for key, value in last.items()
+      if key.startswith(start)
+  }
+  if not found:
+    raise ValueError(
+        f"{workdir} has no perplexities by unroll; a run with "
+        "--eval_unroll=25,50,100, say, reports them at its end."
+    )
+  return found
 
 
 def _curve(workdir: str | pathlib.Path, metric: str) -> dict[int, float]:

@@ -1,6 +1,7 @@
-"""Draws learning curves of several runs into one figure.
+"""Draws several runs into one figure.
 
   python -m scripts.plot_runs runs/demo/* --output=curves.png
+  python -m scripts.plot_runs runs/lm/* --kind=unroll --output=unroll.png
 
 Runs whose flags differ in the seed alone become one curve, their mean, with
 the spread from the least to the most.
@@ -16,7 +17,17 @@ from scripts import figures, program
 FLAGS = flags.FLAGS
 
 flags.DEFINE_string("output", "learning_curves.png", "The picture to write.")
-flags.DEFINE_string("metric", "accuracy", "Which figure of the reports.")
+flags.DEFINE_enum(
+    "kind",
+    "learning_curves",
+    ["learning_curves", "unroll"],
+    "learning_curves: a figure of the reports against updates. unroll: of "
+    "language models trained with --eval_unroll, by how much the test "
+    "perplexity rises if the state is reset (Fig. 12 of the paper).",
+)
+flags.DEFINE_string(
+    "metric", "accuracy", "learning_curves: which figure of the reports."
+)
 
 
 def main(arguments: list[str]):
@@ -29,7 +40,10 @@ def main(arguments: list[str]):
       raise program.UsageError(f"{workdir} has no report of a run")
   groups = group(workdirs)
   with program.usage_errors():
-    figures.learning_curves(groups, FLAGS.metric, FLAGS.output)
+    if FLAGS.kind == "unroll":
+      figures.perplexity_by_unroll(groups, FLAGS.output)
+    else:
+      figures.learning_curves(groups, FLAGS.metric, FLAGS.output)
   print(FLAGS.output)
 
 

@@ -91,6 +91,54 @@ def test_plot_runs(tmp_path):
   assert "nothing has no report" in result.stderr
 
 
+def make_language_model(path, seed, perplexities):
+  """Writes what a run of a language model reports in the end."""
+  path.mkdir(parents=True)
+  (path / "flags.txt").write_text(f"--core=rmc\n--seed={seed}\n")
+  last = {f"test_perplexity_unroll_{n}": p for n, p in perplexities.items()}
+  (path / "metrics.jsonl").write_text(
+      json.dumps({"step": 5, "loss": 6.0})
+      + "\n"
+      + json.dumps({"step": 9, "test_perplexity": 100.0, **last})
+      + "\n"
+  )
+  return path
+
+
+def test_perplexity_by_unroll(tmp_path, monkeypatch):
+  drawn = []
+
+  def save(figure, path, **kwargs):
+    del path, kwargs
+    (axes,) = figure.axes
+    drawn.extend(line.get_xydata().tolist() for line in axes.lines)
+
+  monkeypatch.setattr(figures.Figure, "savefig", save)
+  runs = [
+      make_language_model(tmp_path / "a", 0, {100: 102.0, 25: 120.0}),
+      make_language_model(tmp_path / "b", 1, {25: 124.0, 100: 104.0}),
+  ]
+  figures.perplexity_by_unroll({"rmc": runs}, tmp_path / "c.png")
+  assert drawn == [[[25, 22], [100, 3]]]
+
+
+def test_plot_runs_by_unroll(tmp_path):
+  workdir = make_language_model(tmp_path / "a", 0, {25: 120.0})
+  output = tmp_path / "unroll.png"
+  result = run(
+      "scripts.plot_runs", workdir, "--kind=unroll", f"--output={output}"
+  )
+  assert result.returncode == 0, result.stderr
+  assert output.read_bytes()[:4] == b"\x89PNG"
+  other = make_run(tmp_path / "b", 0, [0.2])
+  result = run(
+      "scripts.plot_runs", other, "--kind=unroll", f"--output={output}"
+  )
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert "--eval_unroll" in result.stderr
+
+
 def test_plot_runs_groups_by_flags(tmp_path):
   from scripts import plot_runs
 
