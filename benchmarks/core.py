@@ -63,8 +63,8 @@ SHAPES = {
     "C": Shape(64, 50, 192, 1, 4, 192, 3, 64),
     "D": Shape(32, 25, 512, 4, 4, 256),
     # The paper's own sizes: for an accelerator.
-    "nth_farthest_paper": Shape(1600, 8, 40, 8, 8, 256),
-    "language_model_paper": Shape(64, 100, 2500, 1, 4, 625, 5),
+    "nth_farthest_paper": Shape(1600, 8, 40, 8, 1, 256),
+    "language_model_paper": Shape(64, 100, 512, 1, 4, 625, 5),
 }
 _BASE = Shape(16, 16, 64, 4, 4, 32)
 GROWTH = {"base": _BASE} | {
@@ -108,9 +108,13 @@ def _lstm(shape: Shape) -> hk.RNNCore:
 
 
 def _dnc(shape: Shape) -> hk.RNNCore:
-  """Returns the DNC with a memory of the same slots and a head of each kind."""
+  """Returns the DNC with a controller as wide as a slot and the paper's memory.
+
+  That is the one of Learning to Execute: 80 slots of 64, 4 heads to read, 1 to
+  write.
+  """
   width = shape.num_heads * shape.head_size
-  return rmc.baselines.DNC(width, width, shape.mem_slots, width)
+  return rmc.baselines.DNC(width, width, 80, 64, num_reads=4, num_writes=1)
 
 
 PATHS = {

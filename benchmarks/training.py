@@ -135,6 +135,7 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
         f"--workdir={workdir}",
         *arguments,
     ])
+    common_flags.set_precision()
     row = {
         "benchmark": name,
         "core": FLAGS.core,

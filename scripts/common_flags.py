@@ -208,8 +208,8 @@ flags.DEFINE_list(
 flags.DEFINE_boolean(
     "remat",
     False,
-    "Compute the inside of each step anew in the backward pass: less memory, "
-    "the same numbers.",
+    "Compute everything anew in the backward pass, in chunks of about the root "
+    "of all steps: less memory, the same numbers.",
 )
 flags.DEFINE_integer(
     "unroll", 1, "Steps that the compiled loop takes at a time.", lower_bound=1
@@ -327,6 +327,14 @@ def make_parallel() -> training.DataParallel:
     if FLAGS.mode == "train":
       parallel.local_indices(FLAGS.batch_size)
   return parallel
+
+
+def set_precision():
+  """Lets linear layers compute in --precision from now on."""
+  hk.mixed_precision.clear_policy(hk.Linear)
+  if FLAGS.precision == "bfloat16":
+    policy = jmp.get_policy("params=float32,compute=bfloat16,output=float32")
+    hk.mixed_precision.set_policy(hk.Linear, policy)
 
 
 def make_core(treat_input_as_matrix: bool = False) -> hk.RNNCore:
@@ -559,9 +567,7 @@ def _parse(argv: list[str]) -> list[str]:
     left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
   if FLAGS.matmul_precision != "default":
     jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
-  if FLAGS.precision == "bfloat16":
-    policy = jmp.get_policy("params=float32,compute=bfloat16,output=float32")
-    hk.mixed_precision.set_policy(hk.Linear, policy)
+  set_precision()
   if FLAGS.deterministic:  # Read when JAX first looks for devices.
     os.environ["XLA_FLAGS"] = " ".join(
         (os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true")

@@ -134,7 +134,7 @@ class LearnToExecute:
     task: one of `TASKS`.
     length: the largest L, 1 to 8; 5 in Table 1 of the paper.
     nesting: the largest N, at least 1; 2 in Table 1 of the paper. 1 for a task
-      without operations.
+      without operations. Programs of more than 2,040 characters are refused.
     by_token: whether numbers and keywords are tokens, rather than characters.
       A number of more than `length` digits is then `UNKNOWN`, as in the
       original. Tasks without operations are by character whatever this says.
@@ -161,6 +161,11 @@ class LearnToExecute:
       raise ValueError(
           f"nesting must be 1 for task {self.task!r}, which has no "
           f"operations, got {self.nesting}."
+      )
+    if self._num_characters > _MAX_CHARACTERS:
+      raise ValueError(
+          f"nesting must leave a program of length {self.length} at most "
+          f"{_MAX_CHARACTERS} characters, got {self.nesting}."
       )
 
   @property
@@ -677,6 +682,7 @@ def score(
 _TOKEN = re.compile(r"[0-9]+|[a-z]+|.")
 # Odd, from a stream that is the same for any number of them.
 _HASH_FACTORS = np.random.Philox(key=2018).random_raw(256) | np.uint64(1)
+_MAX_CHARACTERS = 8 * (len(_HASH_FACTORS) - 1)  # The last mixes the sum.
 
 
 def split_of(program: str) -> str:

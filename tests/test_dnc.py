@@ -327,6 +327,25 @@ def test_own_gradients():
     assert_close(actual, expected, atol=1e-5)
 
 
+def test_second_derivatives():
+  """Forward over reverse, which the own gradients allow, is reverse twice."""
+  x, state = inputs(BATCH, FEATURES), start()
+  params = draw_params(call, x, state)
+  network = hk.without_apply_rng(hk.transform(call))
+
+  def loss(x):
+    _, state_ = network.apply(params, x, state)
+    output, _ = network.apply(params, x, state_)  # Something to erase.
+    return jnp.sum(jnp.sin(output))
+
+  def products(x):
+    grad, along = jax.grad(loss), jnp.cos(x)
+    slope = jax.grad(lambda x: jnp.vdot(grad(x), along))
+    return jax.jvp(grad, (x,), (along,))[1], slope(x)
+
+  assert_close(*jit(products)(x), atol=1e-5)
+
+
 def test_reads_in_the_order_of_writing():
   """Written slots are found again forwards and backwards."""
   links, precedence = jnp.zeros((1, 1, 4, 4)), jnp.zeros((1, 1, 4))
@@ -381,6 +400,11 @@ def test_wrong_inputs_and_states():
           good,
           start(hidden_size=5),
           r"state\.controller\[0\]\.hidden must have shape \[3, 6\], got",
+      ),
+      (
+          good,
+          start(controller_layers=2),
+          r"state\.controller must have 1 layers, got 2",
       ),
   ):
     with pytest.raises(ValueError, match=message):

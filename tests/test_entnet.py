@@ -64,5 +64,5 @@ def test_a_state_of_another_number_of_cells():
   def fn(inputs):
     return EntNet(3, 4)(inputs, EntNet(2, 4).initial_state(BATCH))
 
-  with pytest.raises(ValueError):
+  with pytest.raises(ValueError, match="state must have 3 cells, got 2"):
     draw_params(fn, inputs(BATCH))

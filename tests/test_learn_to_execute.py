@@ -311,11 +311,18 @@ def test_empty_split_is_an_error(monkeypatch):
         (("all", 7, 1, True), "length must be from 1 to 6 by token, got 7"),
         (("all", 5, 0), "nesting must be at least 1, got 0"),
         (("copy", 5, 2), "nesting must be 1 for task 'copy'.* got 2"),
+        (("all", 5, 76), "nesting must leave .* 5 at most 2040 .* got 76"),
     ],
 )
 def test_errors(arguments, message):
   with pytest.raises(ValueError, match=message):
     LearnToExecute(*arguments)
+
+
+def test_the_longest_programs():
+  task = LearnToExecute("all", 5, 75)
+  program = task.sample(0, np.arange(1), split="test")
+  assert program.input_lengths[0] <= task.num_steps <= 2040
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_without_a_batch(name):
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("name", ["rmc", "lstm", "dnc"])
+@pytest.mark.parametrize("name", ["rmc", "lstm", "dnc", "entnet"])
 @pytest.mark.parametrize(
     "option", [{"remat": True}, {"unroll": 2}, {"unroll": 3}], ids=str
 )
@@ -287,7 +287,7 @@ def test_resets_as_lists():
   assert_close((np.swapaxes(outputs, 0, 1), state), expected)
 
 
-@pytest.mark.parametrize("name", ["rmc", "lstm", "deep_rnn", "dnc"])
+@pytest.mark.parametrize("name", ["rmc", "lstm", "deep_rnn", "dnc", "entnet"])
 def test_lengths(name):
   """Each example ends as if its sequence had been cut there."""
   inputs = inputs_for(name, STEPS, BATCH)

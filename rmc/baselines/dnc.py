@@ -335,8 +335,15 @@ class DNC(hk.RNNCore):
           f"inputs must be of a floating type, got {inputs.dtype}; embed or "
           "one-hot encode integers first."
       )
+    expected_state = self.initial_state(batch_size)
+    layers = len(expected_state.controller)
+    if len(state.controller) != layers:
+      raise ValueError(
+          f"state.controller must have {layers} layers, got "
+          f"{len(state.controller)}."
+      )
     for (path, expected), x in zip(
-        jax.tree.leaves_with_path(self.initial_state(batch_size)),
+        jax.tree.leaves_with_path(expected_state),
         jax.tree.leaves(state),
         strict=True,
     ):
@@ -431,11 +438,12 @@ def _write_weights(
 
 # The two below have gradients of their own: sums over slots are dot products in
 # them, where XLA on CPU would make slow reductions of what JAX derives. With
-# them a core of 80 slots takes some 0.56 of the time, forward and backward.
+# them a core of 80 slots takes some 0.56 of the time, forward and backward
+# (benchmarks/NOTES.md). In return JAX refuses forward mode of a step (jax.jvp),
+# though not of its gradients.
 
 
-@jax.custom_vjp
-def _erase(
+def _erased(
     memory: jax.Array, weights: jax.Array, erase: jax.Array
 ) -> jax.Array:
   """Returns the memory as one head erases it.
@@ -452,24 +460,24 @@ def _erase(
 
 
 def _erase_forward(memory, weights, erase):
-  return _erase(memory, weights, erase), (memory, weights, erase)
+  return _erased(memory, weights, erase), (memory, weights, erase)
 
 
 def _erase_backward(residuals, grad):
   memory, weights, erase = residuals
   erased = -grad * memory
   return (
-      _erase(grad, weights, erase),
+      _erased(grad, weights, erase),
       jnp.einsum("bnw,bw->bn", erased, erase),
       jnp.einsum("bnw,bn->bw", erased, weights),
   )
 
 
+_erase = jax.custom_vjp(_erased)
 _erase.defvjp(_erase_forward, _erase_backward)
 
 
-@jax.custom_vjp
-def _link(
+def _linked(
     link: jax.Array, precedence: jax.Array, weights: jax.Array
 ) -> jax.Array:
   """Returns in which order slots were written.
@@ -487,7 +495,7 @@ def _link(
 
 
 def _link_forward(link, precedence, weights):
-  return _link(link, precedence, weights), (link, precedence, weights)
+  return _linked(link, precedence, weights), (link, precedence, weights)
 
 
 def _link_backward(residuals, grad):
@@ -504,6 +512,7 @@ def _link_backward(residuals, grad):
   return _kept(weights) * grad, grad_precedence, grad_weights
 
 
+_link = jax.custom_vjp(_linked)
 _link.defvjp(_link_forward, _link_backward)
 
 

@@ -86,6 +86,10 @@ class EntNet(hk.RNNCore):
       ValueError: if the inputs have a wrong shape, or the state another number
         of cells.
     """
+    if len(state) != len(self._cells):
+      raise ValueError(
+          f"state must have {len(self._cells)} cells, got {len(state)}."
+      )
     hidden, next_state = zip(
         *(cell(inputs, x) for cell, x in zip(self._cells, state, strict=True)),
         strict=True,

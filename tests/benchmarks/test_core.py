@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+from absl import flags
+from absl.testing import flagsaver
 import haiku as hk
 import jax
 import pytest
@@ -52,6 +54,19 @@ def test_flops(path):
   counted = products(jaxpr.jaxpr).items()
   flops = sum(product.flops * n for product, n in counted)
   assert flops == TINY.steps * TINY.batch * example
+
+
+def test_prints_rows_in_json(monkeypatch, capsys):
+  monkeypatch.setitem(core.SHAPES, "A", TINY)
+  paths = {"rmc.unroll": core.PATHS["rmc.unroll"]}
+  monkeypatch.setattr(core, "PATHS", paths)
+  with flagsaver.flagsaver():
+    flags.FLAGS(
+        ["core", "--shapes=A", "--nogrowth", "--repetitions=1", "--json"]
+    )
+    core.main()
+  (row,) = json.loads(capsys.readouterr().out)
+  assert (row["shape"], row["path"]) == ("A", "rmc.unroll")
 
 
 def test_lstm_has_as_many_parameters():

@@ -1,6 +1,7 @@
 """The benchmark of training programs, run as its users run it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -44,3 +45,27 @@ def test_products_of_an_update_are_counted():
   mlp = 3 * 2 * 2 * (7 * 5 + 5 * 3)
   assert row["gflop"] == pytest.approx(1e-9 * (lstm + mlp))
   assert "updates_per_second" not in row
+
+
+# A process of its own, since other benchmarks define the same flags.
+_PRECISION = """
+import haiku as hk
+from benchmarks import training
+for precision in ("bfloat16", "float32"):
+  training.measure("nth_farthest", [
+      "--core=lstm", "--seconds=0", f"--precision={precision}",
+      "--hidden_size=2", "--mlp_sizes=2", "--batch_size=2"])
+  print("policy:", hk.mixed_precision.get_policy(hk.Linear))
+"""
+
+
+def test_precision_is_that_of_the_program():
+  done = subprocess.run(
+      [sys.executable, "-c", _PRECISION],
+      capture_output=True,
+      text=True,
+      check=True,
+  )
+  first, second = re.findall("policy: (.*)", done.stdout)
+  assert first == "p=full,c=bf16,o=full"  # Parameters, computing, outputs.
+  assert second == "None"
