@@ -14,6 +14,7 @@ _VERSION = re.search(
 
 _TRAIN = [
     "absl-py",
+    "chex>=0.1.91",
     "importlib_resources",  # TFDS imports it without declaring it.
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
@@ -54,7 +55,6 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["rmc*", "tasks*"]),
     python_requires=">=3.11",
     install_requires=[
-        "chex>=0.1.91",
         "dm-haiku>=0.0.16",
         # Haiku does not ask for JAX itself.
         "jax>=0.8",

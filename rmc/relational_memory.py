@@ -62,8 +62,7 @@ class RelationalMemory(hk.RNNCore):
   The state is a matrix :math:`M` of N slots. In each step the input is
   projected to a row :math:`x`, the slots attend to one another and to that
   row, and each slot decides by gates what it takes from the result. With
-  :math:`[M; x]` for the rows of both, a block computes (equations 2 to 4 of
-  the paper)
+  :math:`[M; x]` for the rows of both, a block computes
 
   .. math::
 
@@ -76,13 +75,13 @@ class RelationalMemory(hk.RNNCore):
      \tilde{M} = \mathrm{LN}(M' + \mathrm{MLP}(M'))
      \end{array}
 
-  and the slots are updated as the cell of an LSTM is (equations 5 to 9)
+  and the slots are updated as the cell of an LSTM is
 
   .. math::
 
      \begin{array}{ll}
-     i_t = \sigma(U_i x_t + W_i \tanh(M_{t-1}) + b_i) \\
-     f_t = \sigma(U_f x_t + W_f \tanh(M_{t-1}) + b_f) \\
+     i_t = \sigma(W_i x_t + U_i \tanh(M_{t-1}) + b_i) \\
+     f_t = \sigma(W_f x_t + U_f \tanh(M_{t-1}) + b_f) \\
      M_t = i_t \circ \tanh(\tilde{M}) + f_t \circ M_{t-1}
      \end{array}
 
@@ -106,7 +105,7 @@ class RelationalMemory(hk.RNNCore):
     >>> output.shape, memory.shape
     ((3, 16), (3, 2, 8))
 
-  Sources: sections 3.1 to 3.4 of the paper (arXiv 1806.01822) and
+  Sources: section 3 of the paper (arXiv 1806.01822) and
   `sonnet/python/modules/relational_memory.py` of Sonnet v1, which decides
   where they differ.
   """

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import math
 from typing import Any, NamedTuple
 
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -336,6 +337,10 @@ class Agent:
     )
     errors = learn.targets - values[:-1]
     entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=-1)
+    # One of another shape would be broadcast, silently.
+    chex.assert_equal_shape(
+        [log_probs, weights, entropy, errors, learn.advantages]
+    )
     losses = {
         "policy_loss": -jnp.mean(learn.advantages * log_probs),
         "value_loss": jnp.mean(errors**2) / 2,

@@ -1,4 +1,4 @@
-"""Trains an agent on BoxWorld (section 4.3 of the paper).
+"""Trains an agent on BoxWorld (section 4.2 of the paper).
 
   python -m scripts.train_box_world --workdir=runs/box_world \
       --flagfile=scripts/presets/box_world_demo.flags

@@ -1,4 +1,4 @@
-"""Trains an agent on Mini Pacman (section 4.3 of the paper).
+"""Trains an agent on Mini Pacman (section 4.2 of the paper).
 
   python -m scripts.train_mini_pacman --workdir=runs/mini_pacman \
       --flagfile=scripts/presets/mini_pacman_demo.flags

@@ -11,6 +11,7 @@ and, for the RMC, attention.png.
 import math
 
 from absl import flags
+import chex
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -173,6 +174,7 @@ def main():
 
 def _score(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns the loss, and for each example whether it is right, `[B]`."""
+  chex.assert_rank([logits, labels], [2, 1])
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   correct = jnp.argmax(logits, axis=1) == labels
   return jnp.mean(losses), correct.astype(losses.dtype)

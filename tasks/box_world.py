@@ -5,7 +5,7 @@ box is two cells: a lock, and to the left of it the content, a key or the gem.
 A lock opens to the key of its colour, which is used up; then the content can be
 taken, and a key in the hand is lost when another is taken. One loose key starts
 the chain that leads to the gem. Distractor boxes can be opened too, with a key
-that is then missing. Santoro et al. (2018), section 4.3 and appendix A.3, show
+that is then missing. Santoro et al. (2018), section 4.2 and appendix A.3, show
 the agent only 5 x 5 cells and the key that it holds.
 
 Rules are those of Box-World in google-deepmind/pycolab, of which recorded

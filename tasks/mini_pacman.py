@@ -3,8 +3,8 @@ r"""Mini Pacman: the maze of Imagination-Augmented Agents, as pure functions.
 The maze has 15 x 19 cells. Pacman eats food and power pills; ghosts hunt him,
 and flee and can be eaten while a pill's power lasts. Eating what the mode asks
 for brings the next level, with more and faster ghosts; touching a ghost
-without power ends the episode. Santoro et al. (2018), section 4.3 and appendix
-A.3, play it through a window of 5 x 5 cells round pacman.
+without power ends the episode. Santoro et al. (2018), section 4.2, play it
+through a window of 5 x 5 cells round pacman.
 
 Rules, and the order of events within a step, are those of the author's release
 of the environment that Weber et al. (2017, https://arxiv.org/abs/1707.06203)

@@ -25,7 +25,7 @@ PAGES = {
     )
 }
 GUIDES = [name for name in PAGES if name.split("/")[0] != "results"]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def commands(text):
@@ -40,34 +40,45 @@ def commands(text):
 
 
 def run_examples(name):
-  names = {}
+  """Runs a page's examples; returns the variables after each."""
+  names, after = {}, []
   with jax.numpy_dtype_promotion("standard"):  # optax asks for it.
     for language, block in BLOCK.findall(PAGES[name]):
       if language == "python":
         exec(compile(block, name, "exec"), names)
-  return names
+        after.append(dict(names))
+  return after
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/quick_start.md"])
-def test_example_of_the_core(name):
-  names = run_examples(name)
+def check_example_of_the_core(names):
   assert names["outputs"].shape == (10, 2, 256)
   assert names["memory"].shape == (2, 4, 64)
   assert jnp.all(jnp.isfinite(names["outputs"]))
 
 
-def test_example_of_lengths():
-  outputs = run_examples("docs/quick_start.md")["outputs"]
+def test_readme():
+  (core,) = run_examples("README.md")
+  check_example_of_the_core(core)
+
+
+def test_quick_start():
+  core, lengths, look = run_examples("docs/quick_start.md")
+  check_example_of_the_core(core)
+  outputs = lengths["outputs"]
   assert jnp.all(outputs[7:, 1] == 0) and jnp.all(outputs[7:, 0] != 0)
+  expected = core["outputs"].at[5:, 0].set(core["outputs"][:5, 0])
+  assert jnp.allclose(outputs[:7], expected[:7], atol=1e-5)
+  assert look["info"].attention_weights[0].shape == (2, 4, 4, 5)
+  assert look["info"].forget_gate.shape == (2, 4, 64)
 
 
 def test_example_of_environments():
-  names = run_examples("docs/agents.md")
+  (names,) = run_examples("docs/agents.md")
   assert names["timestep"].observation.shape == (1000, 5, 5, 6)
 
 
 def test_example_of_an_agent():
-  names = run_examples("docs/own_agent.md")
+  (names,) = run_examples("docs/own_agent.md")
   first = jax.jit(names["network"].init)(jax.random.key(1), *names["first"])
   for x, y in zip(
       jax.tree.leaves(first), jax.tree.leaves(names["params"]), strict=True
@@ -78,13 +89,13 @@ def test_example_of_an_agent():
 
 
 def test_example_of_data_parallelism():
-  names = run_examples("docs/devices.md")
+  (names,) = run_examples("docs/devices.md")
   assert names["state"].step == 3
   assert len(names["parallel"].devices) == jax.device_count() == 8
 
 
 def test_example_of_sonnets_variables():
-  names = run_examples("docs/sonnet_weights.md")
+  (names,) = run_examples("docs/sonnet_weights.md")
   assert names["output"].shape == (2, 1024)
 
 
@@ -137,7 +148,9 @@ def flags_of(module):
 @pytest.mark.parametrize("name", GUIDES)
 def test_commands(name):
   """Modules and flags of a page's commands exist."""
-  for module, *arguments in commands(PAGES[name]):
+  found = list(commands(PAGES[name]))
+  assert bool(found) == ("python -m" in PAGES[name])
+  for module, *arguments in found:
     if not (ROOT / module.split(".")[0]).is_dir():
       assert module in ("pip", "sphinx", "build")
       continue
@@ -153,7 +166,8 @@ def test_commands(name):
 def test_targets_of_make():
   targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
   text = "\n".join(PAGES.values())
-  assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)) <= set(targets)
+  named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+  assert {"demo", "test"} <= named <= set(targets)
 
 
 def test_pages_build(tmp_path):

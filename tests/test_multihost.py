@@ -31,6 +31,10 @@ CORE = {"num_heads": 2, "head_size": 4}
         ({"HOME": "here", "TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "t1k-0,t1k-1", "TPU_WORKER_ID": "1"}, True),
         ({"TPU_PROCESS_ADDRESSES": "localhost:8476,localhost:8477"}, True),
+        # A TPU VM, where JAX asks for the metadata; one without them.
+        ({"TPU_ML_PLATFORM": "JAX"}, True),
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, False),
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "a"}, False),
         # An allocation of several tasks, outside srun.
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),
         ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, False),

@@ -41,4 +41,4 @@ def test_wheel(tmp_path):
       for line in metadata.splitlines()
       if line.startswith("Requires-Dist:") and "extra ==" not in line
   ]
-  assert set(needed) == {"chex", "dm-haiku", "jax", "jaxlib", "numpy"}
+  assert set(needed) == {"dm-haiku", "jax", "jaxlib", "numpy"}

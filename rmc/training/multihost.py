@@ -97,6 +97,7 @@ def is_multihost(environment: Mapping[str, str]) -> bool:
   return (
       "," in environment.get("TPU_WORKER_HOSTNAMES", "")
       or "," in environment.get("TPU_PROCESS_ADDRESSES", "")
+      or _on_cloud_tpu(environment)
       # Of a step of srun; a bare allocation has SLURM_NTASKS alone.
       or number("SLURM_STEP_NUM_TASKS") > 1
       or number("OMPI_COMM_WORLD_SIZE") > 1
@@ -104,6 +105,20 @@ def is_multihost(environment: Mapping[str, str]) -> bool:
           "KUBERNETES_SERVICE_HOST" in environment
           and "JOB_COMPLETION_INDEX" in environment
       )
+  )
+
+
+def _on_cloud_tpu(environment: Mapping[str, str]) -> bool:
+  """Returns whether this is a TPU VM whose metadata names its pod, if any.
+
+  JAX, when imported, notes in the environment that it runs on such a machine.
+  Alone in its pod a process is the first of one.
+  """
+  return (
+      environment.get("TPU_ML_PLATFORM") == "JAX"
+      and "TPU_SKIP_MDS_QUERY" not in environment
+      and "TPU_WORKER_HOSTNAMES" not in environment
+      and "TPU_PROCESS_ADDRESSES" not in environment
   )
 
 
