@@ -1,10 +1,12 @@
 """Where the time of forward and backward goes, operation by operation.
 
     python -m benchmarks.operations --shape=A --path=rmc.unroll
+    taskset -c 0 python -m benchmarks.operations --shape=A  # On one core.
 
-Milliseconds are those of one call, of all threads together, so that their sum
-can exceed the time that passes. A name is XLA's for the compiled operation,
-beside the JAX operation that it comes from.
+Milliseconds are those of one call. On one core they add up to the time that
+passes; on several, operations run side by side and one may use all cores, so
+that only shares tell. A loop is what happens in it. A name is XLA's for the
+compiled operation, beside the JAX operation that it comes from.
 """
 
 from collections import Counter
@@ -41,7 +43,7 @@ def durations(events: Iterable[dict[str, Any]]) -> Counter[str]:
   total = Counter()
   for event in events:
     name = event.get("args", {}).get("hlo_op")
-    if event.get("ph") == "X" and name:
+    if event.get("ph") == "X" and name and not name.startswith("while"):
       total[name] += event["dur"]
   return total
 

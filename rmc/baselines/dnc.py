@@ -438,7 +438,7 @@ def _write_weights(
 
 # The two below have gradients of their own: sums over slots are dot products in
 # them, where XLA on CPU would make slow reductions of what JAX derives. With
-# them a core of 80 slots takes some 0.56 of the time, forward and backward
+# them a core of 80 slots takes some 0.7 of the time, forward and backward
 # (benchmarks/NOTES.md). In return JAX refuses forward mode of a step (jax.jvp),
 # though not of its gradients.
 

@@ -11,6 +11,7 @@ def test_durations_are_summed_by_operation():
       {"ph": "X", "dur": 2.0, "args": {"hlo_op": "dot.1"}},
       {"ph": "X", "dur": 3.0, "args": {"hlo_op": "dot.1"}},
       {"ph": "X", "dur": 4.0, "args": {"hlo_op": "add"}},
+      {"ph": "X", "dur": 9.0, "args": {"hlo_op": "while.2"}},  # All of these.
       {"ph": "X", "dur": 9.0, "args": {}},
       {"ph": "M", "name": "thread_name"},
   ]
