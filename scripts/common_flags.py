@@ -537,22 +537,30 @@ def train_or_evaluate(
 
 def _evaluate(init, evaluate) -> dict[str, float]:
   """Evaluates the newest checkpoint; process 0 alone reads it."""
-  state = training.to_numpy(init())
+  with contextlib.ExitStack() as stack:
+    reader = state = None
 
-  def restore():
-    nonlocal state
-    reader = training.Checkpointer(FLAGS.workdir, read_only=True)
-    with contextlib.closing(reader):
-      restored = reader.restore(state)
-    if restored is None:
-      raise UsageError(
-          f"--mode=eval needs a checkpoint, and --workdir={FLAGS.workdir} has "
-          "none"
+    def find():
+      nonlocal reader
+      reader = stack.enter_context(
+          contextlib.closing(
+              training.Checkpointer(FLAGS.workdir, read_only=True)
+          )
       )
-    state = restored[0]
+      if not reader.steps():
+        raise UsageError(
+            "--mode=eval needs a checkpoint, and "
+            f"--workdir={FLAGS.workdir} has none"
+        )
 
-  multihost.on_leader(restore)
-  state = multihost.from_leader(state)
+    def restore():
+      nonlocal state
+      state, _ = reader.restore(state)
+
+    multihost.on_leader(find)
+    state = training.to_numpy(init())
+    multihost.on_leader(restore)
+    state = multihost.from_leader(state)
   figures = {"step": int(state.step)} | evaluate(state)
   if is_leader():
     print(json.dumps(figures))

@@ -25,10 +25,7 @@ _DPI = 120
 
 
 def learning_curve(
-    workdir: str | pathlib.Path,
-    metric: str,
-    plateau: float | None = None,
-    stages: Sequence[str] = (),
+    workdir: str | pathlib.Path, metric: str, plateau: float | None = None
 ):
   """Draws a run's `learning_curve.png`.
 
@@ -36,23 +33,51 @@ def learning_curve(
     workdir: the run's directory.
     metric: which figure of `metrics.jsonl` to draw.
     plateau: where to draw a dotted line, if anywhere.
-    stages: names of the stages of a curriculum, whose beginnings are marked;
-      the run's reports then tell the `stage` by number.
   """
   path = pathlib.Path(workdir) / "learning_curve.png"
+  learning_curves({path.parent.name: [workdir]}, metric, path, plateau)
+
+
+def curriculum_curve(
+    workdir: str | pathlib.Path,
+    metric: str,
+    stages: Sequence[str],
+    plateau: float,
+):
+  """Draws the `learning_curve.png` of a run with a curriculum.
+
+  One curve is of training, on the present stage, and one of evaluation, on the
+  whole task.
+
+  Args:
+    workdir: the run's directory, whose reports tell the `stage` by number.
+    metric: which figure to draw; `eval_...` is that of evaluation.
+    stages: names of the stages, whose beginnings are marked.
+    plateau: where to draw a dotted line, for the whole task.
+  """
   marks = {}
-  if stages:
-    for step, stage in _curve(workdir, "stage").items():
-      # A report between two stages holds a number between theirs.
-      for number in range(len(marks), math.ceil(stage) + 1):
-        marks.setdefault(number, step)
-  learning_curves(
-      {path.parent.name: [workdir]},
-      metric,
-      path,
-      plateau,
-      [(step, stages[number]) for number, step in marks.items()],
+  for step, stage in _curve(workdir, "stage").items():
+    # A report between two stages holds a number between theirs.
+    for number in range(len(marks), math.ceil(stage) + 1):
+      marks.setdefault(number, step)
+  figure, axes = _axes("updates", metric)
+  _draw(axes, "present stage", [_curve(workdir, metric)])
+  _draw(axes, "whole task", [_curve(workdir, f"eval_{metric}")])
+  axes.axhline(
+      plateau, color="grey", linestyle=":", label="plateau of the whole task"
   )
+  for i, (number, step) in enumerate(marks.items()):
+    axes.axvline(step, color="grey", linewidth=0.5)
+    axes.text(
+        step,
+        0.02 + 0.11 * (i % 4),  # So that neighbours can be told apart.
+        f" {stages[number]}",
+        rotation=90,
+        fontsize=7,
+        transform=axes.get_xaxis_transform(),
+    )
+  axes.legend(frameon=False)
+  figure.savefig(pathlib.Path(workdir) / "learning_curve.png", dpi=_DPI)
 
 
 def learning_curves(
@@ -60,7 +85,6 @@ def learning_curves(
     metric: str,
     path: str | pathlib.Path,
     plateau: float | None = None,
-    marks: Sequence[tuple[int, str]] = (),
 ):
   """Draws a curve for each group of runs: mean, and spread from least to most.
 
@@ -69,7 +93,6 @@ def learning_curves(
     metric: which figure of `metrics.jsonl` to draw.
     path: where to write the picture.
     plateau: where to draw a dotted line, if anywhere.
-    marks: steps to mark by a line and what to write there.
 
   Raises:
     ValueError: if a run has no report with that figure.
@@ -79,16 +102,6 @@ def learning_curves(
     _draw(axes, label, [_curve(workdir, metric) for workdir in workdirs])
   if plateau is not None:
     axes.axhline(plateau, color="grey", linestyle=":", label="plateau")
-  for i, (step, name) in enumerate(marks):
-    axes.axvline(step, color="grey", linewidth=0.5)
-    axes.text(
-        step,
-        0.02 + 0.11 * (i % 4),  # So that neighbours can be told apart.
-        f" {name}",
-        rotation=90,
-        fontsize=7,
-        transform=axes.get_xaxis_transform(),
-    )
   axes.legend(frameon=False)
   figure.savefig(path, dpi=_DPI)
 

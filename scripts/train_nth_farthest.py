@@ -49,7 +49,8 @@ flags.DEFINE_list(
 flags.DEFINE_float(
     "curriculum_threshold",
     0.9,
-    "The next stage begins at this accuracy on the present one.",
+    "The next stage begins when the accuracy on the present one, a running "
+    "mean of some 20 updates that starts from 0, is this much.",
 )
 flags.DEFINE_float(
     "curriculum_review",
@@ -156,12 +157,11 @@ def main():
       init, loss_fn, optimizer, evaluate, free_flags=("eval_examples",)
   )
   if FLAGS.mode == "train" and common_flags.is_leader():
-    figures.learning_curve(
-        FLAGS.workdir,
-        "accuracy",
-        task.plateau,
-        [str(stage) for stage in curriculum.stages] if FLAGS.curriculum else [],
-    )
+    if FLAGS.curriculum:
+      names = [str(stage) for stage in curriculum.stages]
+      figures.curriculum_curve(FLAGS.workdir, "accuracy", names, task.plateau)
+    else:
+      figures.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
     if FLAGS.core == "rmc":
       figures.nth_farthest_attention(
           FLAGS.workdir,

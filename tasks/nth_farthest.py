@@ -237,7 +237,7 @@ class Curriculum:
     Args:
       task: the whole task.
       stages: what comes before it; none for no curriculum.
-      threshold: accuracy, above 0 and at most 1, at which a stage ends.
+      threshold: accuracy, above 0 and below 1, at which a stage ends.
       review: share of examples, from 0 to below 1, that are drawn from the
         stages before the present one, each as likely.
 
@@ -254,9 +254,9 @@ class Curriculum:
             f"1 feature or more, and no more of each than the task, {task}, "
             f"got {stage}."
         )
-    if not 0 < threshold <= 1:
+    if not 0 < threshold < 1:  # A running mean never gets to 1.
       raise ValueError(
-          f"threshold must be above 0 and at most 1, got {threshold}."
+          f"threshold must be above 0 and below 1, got {threshold}."
       )
     if not 0 <= review < 1:
       raise ValueError(f"review must be from 0 to below 1, got {review}.")

@@ -180,19 +180,31 @@ def test_demo(tmp_path):
 
 def test_a_curve_marks_where_stages_begin(tmp_path, monkeypatch):
   """A report of two stages at once lies between them in number."""
-  marks = []
+  drawn = {}
 
   def save(figure, path, **kwargs):
     del path, kwargs
     (axes,) = figure.axes
+    present, whole, plateau, *marks = axes.lines
+    drawn["present"] = present.get_ydata()
+    drawn["whole"] = whole.get_xydata()
+    drawn["plateau"] = plateau.get_ydata()[0]
     names = [text.get_text().strip() for text in axes.texts]
-    lines = [line.get_xdata()[0] for line in axes.lines[1:]]
-    marks.extend(zip(lines, names, strict=True))
+    lines = [line.get_xdata()[0] for line in marks]
+    drawn["marks"] = list(zip(lines, names, strict=True))
 
   monkeypatch.setattr(figures.Figure, "savefig", save)
   stages = [0, 0, 0.5, 1, 2.9, 3]
-  run = make_run(tmp_path / "run", 0, stages)
+  accuracies = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+  run = make_run(tmp_path / "run", 0, accuracies)
   path = run / "metrics.jsonl"
-  path.write_text(path.read_text().replace("accuracy", "stage"))
-  figures.learning_curve(run, "stage", stages=["a", "b", "c", "d"])
-  assert marks == [(10, "a"), (30, "b"), (50, "c"), (50, "d")]
+  records = [json.loads(line) for line in path.read_text().splitlines()]
+  for record, stage in zip(records, stages, strict=True):
+    record["stage"] = stage
+  records[-1]["eval_accuracy"] = 0.7
+  path.write_text("".join(json.dumps(record) + "\n" for record in records))
+  figures.curriculum_curve(run, "accuracy", ["a", "b", "c", "d"], 0.25)
+  assert drawn["marks"] == [(10, "a"), (30, "b"), (50, "c"), (50, "d")]
+  np.testing.assert_array_equal(drawn["present"], accuracies)
+  np.testing.assert_array_equal(drawn["whole"], [[60, 0.7]])
+  assert drawn["plateau"] == 0.25

@@ -231,7 +231,7 @@ def test_a_stage_that_cannot_be_read_is_an_error(name):
         ({"stages": [Stage(3, 0, 3)]}, "1 feature or more"),
         ({"stages": [Stage(3, 3, 3)]}, "than the task.*got 3x3"),
         ({"threshold": 0}, "threshold must be above 0 .* got 0"),
-        ({"threshold": 1.5}, "threshold .* got 1.5"),
+        ({"threshold": 1}, "threshold .* below 1, got 1"),
         ({"review": -0.1}, "review must be from 0 to below 1, got -0.1"),
         ({"review": 1}, "review .* got 1"),
     ],

@@ -26,6 +26,7 @@ from tests.tiny_training import (
 )
 
 ROOT = pathlib.Path(__file__).parent.parent
+PRESETS = sorted((ROOT / "scripts" / "presets").glob("nth_farthest_*.flags"))
 TINY = (
     "--num_objects=3",
     "--num_features=2",
@@ -386,7 +387,10 @@ def test_options(program, tmp_path, monkeypatch, options):
 def test_a_curriculum_resumes_in_a_stage_and_is_split_over_devices(
     program, tmp_path
 ):
-  """In one go, in two, and split by pmap: the same stages and numbers."""
+  """In one go, in two, and split by pmap: the same stages and numbers.
+
+  All stages share one compiled update.
+  """
   curriculum = (
       *TINY,
       "--core=lstm",
@@ -404,10 +408,12 @@ def test_a_curriculum_resumes_in_a_stage_and_is_split_over_devices(
       ("halves", "--parallel=jit"),
       ("split", "--parallel=pmap"),
   ):
-    status, _, err, _ = program(
+    status, _, err, compiled = program(
         *curriculum, f"--workdir={tmp_path / name}", *options
     )
     assert (status, err) == (0, "")
+    if "--parallel=jit" in options:
+      assert compiled.count("jit(update)") == 1
   whole, halves, split = (
       [r for r in records_of(tmp_path / name) if "stage" in r]
       for name in ("whole", "halves", "split")
@@ -426,6 +432,43 @@ def test_a_curriculum_resumes_in_a_stage_and_is_split_over_devices(
       [record["loss"] for record in whole],
       rtol=1e-4,
   )
+
+
+def test_a_curriculum_is_evaluated_on_the_whole_task(program, tmp_path):
+  """Without an update, as a run of the same seed without a curriculum is."""
+  for name, *curriculum in (
+      ("without",),
+      ("with", "--curriculum=2x1,2x2", "--curriculum_threshold=0.99"),
+  ):
+    status, _, err, _ = program(
+        *TINY,
+        "--steps=1",
+        "--learning_rate=1e-30",
+        f"--workdir={tmp_path / name}",
+        *curriculum,
+    )
+    assert (status, err) == (0, "")
+  with_curriculum = summary_of(tmp_path / "with")
+  without = summary_of(tmp_path / "without")
+  assert with_curriculum["stage"] == 0
+  assert with_curriculum["loss"] != without["loss"]
+  for name in ("eval_loss", "eval_accuracy", "plateau"):
+    assert with_curriculum[name] == without[name]
+
+
+@pytest.mark.parametrize("core", ["rmc", "lstm", "dnc", "entnet"])
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets(program, tmp_path, path, core):
+  """They parse, and task, curriculum and network can be made."""
+  status, out, err, compiled = program(
+      f"--flagfile={path}",
+      f"--core={core}",
+      f"--workdir={tmp_path / 'nowhere'}",
+      "--mode=eval",
+  )
+  assert (status, out) == (2, "")
+  assert "needs a checkpoint" in err
+  assert not any("init" in name for name in compiled)
 
 
 # Faults.

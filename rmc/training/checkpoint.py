@@ -57,6 +57,10 @@ class Checkpointer:
         ),
     )
 
+  def steps(self) -> list[int]:
+    """Returns the steps that there are checkpoints of, in order."""
+    return sorted(self._manager.all_steps())
+
   def save(self, state: TrainState, meta: dict[str, Any]):
     """Writes a checkpoint of a state of NumPy arrays, unless it is there.
 
@@ -68,7 +72,7 @@ class Checkpointer:
       OSError: if it could not be written. Earlier ones are left as they are.
     """
     step = int(state.step)
-    steps = sorted(self._manager.all_steps())
+    steps = self.steps()
     if step in steps:
       return
     params, rest = state.params, _numbered(state._replace(params=None))
@@ -102,7 +106,7 @@ class Checkpointer:
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
+    steps = self.steps()[::-1]
     failures = []
     for step in steps:
       try:
@@ -124,7 +128,7 @@ class Checkpointer:
 
   def meta(self) -> dict | None:
     """Returns the newest JSON object that can be read, or None."""
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    for step in reversed(self.steps()):
       try:
         return _read_signed(self._directory / str(step))["meta"]
       except (OSError, ValueError):
