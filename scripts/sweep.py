@@ -7,13 +7,16 @@
 
 It runs each combination in a directory of its own under --sweep_dir, goes on
 where it stopped if it is started again, and prints a table of all runs at the
-end. What comes after `--` is the program and the flags that all runs share.
+end. What comes after `--` is the program and the flags that all runs share. If
+a finished run had others, the program is started again: it goes on with the run
+or, if its updates were other ones, refuses.
 """
 
 from concurrent import futures
 import itertools
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -49,10 +52,12 @@ def main(arguments: list[str]):
   runs = {}
   for settings in itertools.product(*map(_settings, FLAGS.vary)):
     name = ",".join(settings).replace("/", "_") or "run"
-    runs[pathlib.Path(FLAGS.sweep_dir, name)] = settings
-
-  def run(workdir):
-    return _train(workdir, arguments, runs[workdir])
+    own = [f"--{setting}" for setting in settings]
+    try:  # What flag files say today, since they can be edited.
+      command = FLAGS.read_flags_from_files([*arguments, *own])
+    except flags.Error as error:
+      raise program.UsageError(str(error)) from error
+    runs[pathlib.Path(FLAGS.sweep_dir, name)] = command
 
   job = itertools.count()
   with futures.ThreadPoolExecutor(
@@ -60,7 +65,9 @@ def main(arguments: list[str]):
   ) as pool:
     failed = [
         workdir
-        for workdir, status in zip(runs, pool.map(run, runs), strict=True)
+        for workdir, status in zip(
+            runs, pool.map(_train, runs, runs.values()), strict=True
+        )
         if status
     ]
   finished = [workdir for workdir in runs if workdir not in failed]
@@ -88,23 +95,25 @@ def _take_cores(job: int):
     os.sched_setaffinity(0, cores[job :: FLAGS.jobs] or cores)
 
 
-def _train(
-    workdir: pathlib.Path, arguments: list[str], settings: tuple[str, ...]
-) -> int:
-  """Runs the program unless it has finished; returns its exit status."""
-  if (workdir / "summary.json").exists():
+def _train(workdir: pathlib.Path, command: list[str]) -> int:
+  """Runs the command unless it has finished; returns its exit status."""
+  summary, finished = workdir / "summary.json", workdir / "finished.txt"
+  line = shlex.join(command) + "\n"
+  if summary.exists() and finished.exists() and finished.read_text() == line:
     return 0
+  finished.unlink(missing_ok=True)
   workdir.mkdir(parents=True, exist_ok=True)
-  module, *shared = arguments
-  own = [f"--{setting}" for setting in settings]
   print(workdir, flush=True)
   with (workdir / "log.txt").open("a") as log:
-    return subprocess.run(
-        [sys.executable, "-m", module, *shared, *own, f"--workdir={workdir}"],
+    status = subprocess.run(
+        [sys.executable, "-m", *command, f"--workdir={workdir}"],
         stdout=log,
         stderr=subprocess.STDOUT,
         check=False,
     ).returncode
+  if status == 0:
+    finished.write_text(line)
+  return status
 
 
 if __name__ == "__main__":

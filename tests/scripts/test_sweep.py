@@ -17,6 +17,9 @@ flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
 workdir = pathlib.Path(flags.pop("workdir"))
 if flags.get("rate") == "bad":
   sys.exit("no such rate")
+before = workdir / "flags.txt"
+if before.exists() and f"--size={flags['size']}" not in before.read_text():
+  sys.exit("the run has another size")
 with (workdir / "starts").open("a") as file:
   file.write(f"{len(os.sched_getaffinity(0))}\\n")
 seed, rate = int(flags["seed"]), float(flags.get("rate", 1))
@@ -108,6 +111,37 @@ def test_each_combination_is_run_once(sweep, tmp_path, jobs):
       path.name: len((path / "starts").read_text().split()) for path in runs
   }
   assert starts == dict.fromkeys(names, 1) | {"rate=1,seed=2": 2}
+
+
+def test_a_finished_run_of_other_flags_is_no_result(sweep, tmp_path):
+  """The program says whether it goes on or refuses; nothing is taken over."""
+  assert sweep("--vary=seed=0").returncode == 0
+  workdir = tmp_path / "sweep" / "seed=0"
+  starts = workdir / "starts"
+  assert sweep("--vary=seed=0", shared=("--size=7",)).returncode == 0
+  assert len(starts.read_text().split()) == 1
+
+  done = sweep("--vary=seed=0", shared=("--size=7", "--rate=0.5"))
+  assert done.returncode == 0 and "| 0.375" in done.stdout
+  assert len(starts.read_text().split()) == 2
+
+  for _ in range(2):  # Nor may the refused command pass for one that finished.
+    done = sweep("--vary=seed=0", shared=("--size=8",))
+    assert (done.returncode, done.stdout) == (1, f"{workdir}\n")
+    assert "1 of 1 runs failed" in done.stderr
+  assert (workdir / "log.txt").read_text().endswith("another size\n")
+
+
+def test_an_edited_flag_file_is_other_flags(sweep, tmp_path):
+  path = tmp_path / "shared.flags"
+  shared = (f"--flagfile={path}",)
+  for rate, accuracy in (("0.5", "0.375"), ("1", "0.75")):
+    path.write_text(f"--size=7\n--rate={rate}\n")
+    assert f"| {accuracy} " in sweep("--vary=seed=0", shared=shared).stdout
+  path.unlink()
+  done = sweep("--vary=seed=0", shared=shared)
+  assert done.returncode == 2 and done.stdout == ""
+  assert "shared.flags" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_failed_run_is_told_and_the_others_go_on(sweep, tmp_path):
