@@ -1,13 +1,13 @@
 """Prints a table of runs: what each came to, and how soon.
 
   python -m scripts.compare_runs runs/sweep/* --figures=eval_accuracy \
-      --reach=accuracy:0.55,accuracy:0.91
+      --reach=eval_accuracy:0.55,eval_accuracy:0.91
 
 Runs whose flags differ in the seed alone become one row, with the mean over
-the seeds and, behind the sign, its standard error.
+the seeds and, behind the sign, its standard error. (On a curriculum `accuracy`
+is that of the stage, `eval_accuracy` that of the whole task.)
 """
 
-import json
 import math
 import pathlib
 import statistics
@@ -17,8 +17,7 @@ from absl import flags
 import tabulate
 
 from rmc import training
-from scripts import program
-from scripts.plot_runs import group
+from scripts import program, runs
 
 FLAGS = flags.FLAGS
 
@@ -54,7 +53,8 @@ def parse_reach(names: list[str]) -> list[tuple[str, float]]:
       reach.append((figure, float(value)))
     except ValueError:
       raise program.UsageError(
-          f"--reach={','.join(names)} must be FIGURE:VALUE, as in accuracy:0.9"
+          f"--reach={','.join(names)} must be FIGURE:VALUE, as in "
+          "eval_accuracy:0.9"
       ) from None
   return reach
 
@@ -78,25 +78,26 @@ def table(
     UsageError: if a run has no report or no such figure.
   """
   rows = []
-  for label, runs in group(workdirs).items():
-    summaries = [_summary(run) for run in runs]
+  for label, seeds in runs.group(workdirs).items():
+    with program.usage_errors():
+      summaries = [runs.summary(run) for run in seeds]
     row = {
         "run": label,
-        "seeds": len(runs),
+        "seeds": len(seeds),
         "parameters": _show(summaries, "parameters"),
         "updates": _show(summaries, "step"),
         "updates/s": _show(summaries, "steps_per_second"),
         "seconds": _show(summaries, "wall_seconds"),
     }
     for name in names:
-      for run, summary in zip(runs, summaries, strict=True):
+      for run, summary in zip(seeds, summaries, strict=True):
         if name not in summary:
           raise program.UsageError(
               f"--figures: {run} has no {name}; there are {sorted(summary)}"
           )
       row[name] = _show(summaries, name)
     for name, value in reach:
-      found = [_first(run, name, value) for run in runs]
+      found = [_first(run, name, value) for run in seeds]
       for unit, values in zip(
           ("updates", "seconds"), zip(*found, strict=True), strict=True
       ):
@@ -105,19 +106,6 @@ def table(
   return tabulate.tabulate(
       rows, headers="keys", tablefmt="github", disable_numparse=True
   )
-
-
-def _summary(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the last figures; a run that was stopped has fewer of them."""
-  path = workdir / "summary.json"
-  if path.exists():
-    return json.loads(path.read_text())
-  summary = {}
-  for record in training.read_metrics(workdir):
-    summary |= record
-  if not summary:
-    raise program.UsageError(f"{workdir} has no report of a run")
-  return summary
 
 
 def _first(

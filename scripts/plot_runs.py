@@ -12,7 +12,7 @@ import pathlib
 from absl import flags
 
 from rmc import training
-from scripts import figures, program
+from scripts import figures, program, runs
 
 FLAGS = flags.FLAGS
 
@@ -38,36 +38,13 @@ def main(arguments: list[str]):
   for workdir in workdirs:
     if not training.read_metrics(workdir):
       raise program.UsageError(f"{workdir} has no report of a run")
-  groups = group(workdirs)
+  groups = runs.group(workdirs)
   with program.usage_errors():
     if FLAGS.kind == "unroll":
       figures.perplexity_by_unroll(groups, FLAGS.output)
     else:
       figures.learning_curves(groups, FLAGS.metric, FLAGS.output)
   print(FLAGS.output)
-
-
-def group(workdirs: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
-  """Groups runs by their flags, the seed aside.
-
-  Args:
-    workdirs: directories of runs.
-
-  Returns:
-    The directories of each group, by the flags in which the groups differ.
-  """
-  by_flags = {}
-  for workdir in workdirs:
-    path = workdir / "flags.txt"
-    lines = path.read_text().splitlines() if path.exists() else [str(workdir)]
-    key = tuple(line for line in lines if not line.startswith("--seed="))
-    by_flags.setdefault(key, []).append(workdir)
-  shared = set.intersection(*(set(key) for key in by_flags))
-  return {
-      " ".join(x.removeprefix("--") for x in key if x not in shared)
-      or group[0].name: group
-      for key, group in by_flags.items()
-  }
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from scripts import figures
+from scripts import figures, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -139,19 +139,17 @@ def test_plot_runs_by_unroll(tmp_path):
   assert "--eval_unroll" in result.stderr
 
 
-def test_plot_runs_groups_by_flags(tmp_path):
-  from scripts import plot_runs
-
-  runs = [
+def test_runs_are_grouped_by_flags(tmp_path):
+  workdirs = [
       make_run(tmp_path / "a", 0, [0.2]),
       make_run(tmp_path / "b", 1, [0.2]),
       make_run(tmp_path / "c", 0, [0.2], core="lstm"),
   ]
-  assert plot_runs.group(runs) == {
-      "core=rmc": runs[:2],
-      "core=lstm": runs[2:],
+  assert runs.group(workdirs) == {
+      "core=rmc": workdirs[:2],
+      "core=lstm": workdirs[2:],
   }
-  assert plot_runs.group(runs[:1]) == {"a": runs[:1]}
+  assert runs.group(workdirs[:1]) == {"a": workdirs[:1]}
 
 
 def test_demo_refuses_wrong_flags(tmp_path):

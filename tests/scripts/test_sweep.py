@@ -208,6 +208,21 @@ def test_what_cannot_be_compared(tmp_path):
   assert done.returncode == 2 and "has no eval_accuracy" in done.stderr
 
 
+def test_a_table_needs_no_pictures(tmp_path):
+  """Neither the flags of plot_runs nor matplotlib."""
+  done = run("scripts.compare_runs", tmp_path, "--metric=loss")
+  assert done.returncode == 2 and "Unknown command line flag" in done.stderr
+  program = "import sys, scripts.sweep; print('matplotlib' in sys.modules)"
+  done = subprocess.run(
+      [sys.executable, "-c", program],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_a_run_that_was_stopped_is_shown_by_its_reports(tmp_path):
   records = [{"step": i, "wall_seconds": 2.0, "loss": 1 / i} for i in (1, 4)]
   records[0]["eval_loss"] = 0.5
