@@ -1,14 +1,9 @@
 """The training program of Learning to Execute."""
 
-import contextlib
 import functools
 import json
-import pathlib
-import subprocess
-import sys
 
 from absl import flags
-from absl.testing import flagsaver
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
@@ -17,20 +12,13 @@ import pytest
 from rmc import training
 from scripts import common_flags, train_learn_to_execute
 from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute
+from tests.programs import ROOT, parsed, run
+from tests.tiny_training import records_of
 
 FLAGS = flags.FLAGS
-ROOT = pathlib.Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "scripts" / "presets").glob("lte_*.flags"))
 SMOKE = f"--flagfile={ROOT / 'scripts/presets/lte_smoke.flags'}"
-TIMES = {"wall_seconds", "steps_per_second", "compile_seconds"}
-
-
-@contextlib.contextmanager
-def parsed(*arguments):
-  """Parses flags, and forgets them afterwards."""
-  with flagsaver.flagsaver():
-    FLAGS(["train_learn_to_execute", *map(str, arguments)])
-    yield
+PROGRAM = ("scripts.train_learn_to_execute", SMOKE)
 
 
 @pytest.fixture(scope="module")
@@ -92,34 +80,9 @@ def train(monkeypatch, compiled_once):
   return train
 
 
-def records_of(workdir):
-  """Returns a run's reports without times."""
-  return [
-      {name: x for name, x in record.items() if name not in TIMES}
-      for record in training.read_metrics(workdir)
-  ]
-
-
-def run(*arguments):
-  """Runs the program by itself."""
-  return subprocess.run(
-      [
-          sys.executable,
-          "-m",
-          "scripts.train_learn_to_execute",
-          SMOKE,
-          *map(str, arguments),
-      ],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-
-
 def test_smoke(tmp_path):
   """The preset runs, leaves its files, shows answers, and is evaluated."""
-  result = run(f"--workdir={tmp_path}")
+  result = run(*PROGRAM, f"--workdir={tmp_path}")
   assert result.returncode == 0, result.stderr
   for name in ("flags.txt", "metrics.jsonl", "summary.json", "checkpoints"):
     assert (tmp_path / name).exists()
@@ -134,7 +97,9 @@ def test_smoke(tmp_path):
     assert answer == str(eval(program) % 1000)  # An addition of length 2.
     assert len(guess) == len(answer)
 
-  result = run(f"--workdir={tmp_path}", "--mode=eval", "--test_programs=30")
+  result = run(
+      *PROGRAM, f"--workdir={tmp_path}", "--mode=eval", "--test_programs=30"
+  )
   assert result.returncode == 0, result.stderr
   found = json.loads(result.stdout.splitlines()[0])
   assert found["step"] == 20
@@ -150,7 +115,7 @@ def test_smoke(tmp_path):
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, arguments, message):
-  result = run(f"--workdir={tmp_path}", *arguments)
+  result = run(*PROGRAM, f"--workdir={tmp_path}", *arguments)
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
   assert message.partition(".*")[0] in result.stderr

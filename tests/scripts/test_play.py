@@ -1,21 +1,14 @@
 """The game in the terminal, run as its users run it."""
 
-import subprocess
-import sys
-
 from PIL import Image
 import pytest
 
+from tests.programs import run
 
-def run(*arguments, keys=""):
+
+def play(*arguments, keys=""):
   """Runs the program with keys typed ahead."""
-  return subprocess.run(
-      [sys.executable, "-m", "scripts.play", *arguments],
-      input=keys,
-      capture_output=True,
-      text=True,
-      timeout=120,
-  )
+  return run("scripts.play", *arguments, input=keys, timeout=120)
 
 
 def boards_of(done):
@@ -31,7 +24,7 @@ def boards_of(done):
 def test_keys_move_the_agent():
   # Every way, twice; neither x nor the space bar is a key of BoxWorld.
   boards = boards_of(
-      run("--env=box_world", keys="wasdx \x1b[A\x1b[D\x1b[B\x1b[Cq")
+      play("--env=box_world", keys="wasdx \x1b[A\x1b[D\x1b[B\x1b[Cq")
   )
   assert len(boards) == 9
   places = [board.index("@") for board in boards]
@@ -44,14 +37,14 @@ def test_keys_move_the_agent():
 
 
 def test_pacman_can_stay():
-  boards = boards_of(run("--env=mini_pacman", "--mode=hunt", keys=" ."))
+  boards = boards_of(play("--env=mini_pacman", "--mode=hunt", keys=" ."))
   assert len(boards) == 3
   # No ghost begins so near that it could be here by now.
   assert len({board.index("@") for board in boards}) == 1
 
 
 def test_box_world_ends_at_its_cap():
-  done = run("--env=box_world", "--view=viewport", keys="w" * 130)
+  done = play("--env=box_world", "--view=viewport", keys="w" * 130)
   assert done.returncode == 0, done.stderr
   assert done.stdout.splitlines()[-1] == (
       "The episode ended after 121 steps with return 0."
@@ -66,7 +59,7 @@ def test_box_world_ends_at_its_cap():
 )
 def test_film_of_a_random_episode(tmp_path, env, size):
   path = tmp_path / "episode.gif"
-  done = run(
+  done = play(
       f"--env={env}", "--policy=random", "--seed=1", f"--gif={path}",
       "--view=viewport",
   )  # fmt: skip
@@ -92,7 +85,7 @@ def test_film_of_a_random_episode(tmp_path, env, size):
     ],
 )
 def test_wrong_flag_is_one_line(arguments, message):
-  done = run(*arguments)
+  done = play(*arguments)
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1 and message in done.stderr
   assert done.stdout == ""

@@ -1,15 +1,14 @@
 """The sweep runner and the table of runs."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from scripts import compare_runs
+from tests.programs import ROOT, run
 
-ROOT = pathlib.Path(__file__).parents[2]
 # A training program in small: its result is a function of its flags.
 TRAINER = '''
 import json, os, pathlib, sys
@@ -42,17 +41,6 @@ summary = records[-1] | {
 '''
 
 
-def run(module, *arguments, path=ROOT):
-  return subprocess.run(
-      [sys.executable, "-m", module, *map(str, arguments)],
-      cwd=ROOT,
-      env={"PYTHONPATH": f"{path}:{ROOT}"},
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-
-
 @pytest.fixture
 def sweep(tmp_path):
   (tmp_path / "trainer.py").write_text(TRAINER)
@@ -66,7 +54,7 @@ def sweep(tmp_path):
         "--",
         "trainer",
         *shared,
-        path=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
     )
 
   return start
