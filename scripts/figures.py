@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from rmc import training
+from scripts import runs
 from tasks.nth_farthest import NthFarthest
 
 _DPI = 120
@@ -131,21 +132,68 @@ def perplexity_by_unroll(
   figure.savefig(path, dpi=_DPI)
 
 
+def metric_by_flags(
+    workdirs: Sequence[pathlib.Path],
+    metric: str,
+    across: str,
+    by: str | None,
+    path: str | pathlib.Path,
+):
+  """Draws what runs came to against a flag: mean, and from least to most.
+
+  Args:
+    workdirs: the directories of runs that differ in the two flags and the seed.
+    metric: which last figure of the runs to draw.
+    across: name of the flag along the axis, whose values stand side by side.
+    by: name of the flag with a line for each value, if any.
+    path: where to write the picture.
+
+  Raises:
+    ValueError: if a run has no such flag or figure, or differs in more.
+  """
+  cells = runs.group_by(workdirs, [across, by] if by else [across])
+  ticks = sorted({values[0] for values in cells}, key=_order)
+  figure, axes = _axes(across, metric.replace("_", " "))
+  for own in sorted({values[1:] for values in cells}, key=lambda x: _order(*x)):
+    at = [tick for tick in ticks if (tick, *own) in cells]
+    points = [
+        [_last(workdir, metric) for workdir in cells[tick, *own]] for tick in at
+    ]
+    means = np.array([np.mean(values) for values in points])
+    axes.errorbar(
+        [ticks.index(tick) for tick in at],
+        means,
+        [
+            means - [min(values) for values in points],
+            [max(values) for values in points] - means,
+        ],
+        marker="o",
+        capsize=3,
+        label=f"{by}={own[0]}" if by else metric.replace("_", " "),
+    )
+  axes.set_xticks(range(len(ticks)), ticks)
+  axes.legend(frameon=False)
+  figure.savefig(path, dpi=_DPI)
+
+
 def nth_farthest_attention(
     workdir: str | pathlib.Path,
     task: NthFarthest,
     inspect: Callable[[Any, jax.Array], tuple[jax.Array, Any]],
+    path: str | pathlib.Path,
 ):
-  """Draws a run's `attention.png`: who attends to whom through time.
+  """Draws who attends to whom through time, from a run's last checkpoint.
 
   As in figure 3 of the paper, there are three sequences, with the reference m
   shown last, first and in the middle. A row is a slot that attends; a column is
-  a slot, or the input, that it attends to, averaged over heads.
+  a slot, or the input, that it attends to, averaged over heads. Of several
+  blocks in a step the first is drawn.
 
   Args:
     workdir: the run's directory.
     task: the task that the network has learnt.
     inspect: `(params, inputs [T, B, d + 3k]) -> (logits, StepInfo)`.
+    path: where to write the picture.
   """
   k = task.num_objects
   rank = k // 2
@@ -191,7 +239,7 @@ def nth_farthest_attention(
       fontsize=10,
   )
   figure.colorbar(image, ax=panels, shrink=0.6)
-  figure.savefig(pathlib.Path(workdir) / "attention.png", dpi=_DPI)
+  figure.savefig(path, dpi=_DPI)
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
@@ -228,6 +276,24 @@ def _draw(
         alpha=0.2,
         linewidth=0,
     )
+
+
+def _order(value: str = "") -> tuple[float, str]:
+  """Orders values of a flag: numbers by size, before words."""
+  try:
+    return float(value), value
+  except ValueError:
+    return math.inf, value
+
+
+def _last(workdir: pathlib.Path, metric: str) -> float:
+  """Returns the last figure of a run."""
+  summary = runs.summary(workdir)
+  if metric not in summary:
+    raise ValueError(
+        f"{workdir} has no last {metric!r}; there are {sorted(summary)}."
+    )
+  return summary[metric]
 
 
 def _increases(workdir: str | pathlib.Path) -> dict[int, float]:

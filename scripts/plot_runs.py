@@ -2,9 +2,11 @@
 
   python -m scripts.plot_runs runs/demo/* --output=curves.png
   python -m scripts.plot_runs runs/lm/* --kind=unroll --output=unroll.png
+  python -m scripts.plot_runs runs/grid/* --kind=flags --metric=eval_accuracy \
+      --across=mem_slots --by=num_heads --output=grid.png
 
-Runs whose flags differ in the seed alone become one curve, their mean, with
-the spread from the least to the most.
+Runs whose flags differ in the seed alone become one curve, or one point of
+--kind=flags: their mean, with the spread from the least to the most.
 """
 
 import pathlib
@@ -20,13 +22,18 @@ flags.DEFINE_string("output", "learning_curves.png", "The picture to write.")
 flags.DEFINE_enum(
     "kind",
     "learning_curves",
-    ["learning_curves", "unroll"],
+    ["learning_curves", "unroll", "flags"],
     "learning_curves: a figure of the reports against updates. unroll: of "
     "language models trained with --eval_unroll, by how much the test "
-    "perplexity rises if the state is reset (Fig. 12 of the paper).",
+    "perplexity rises if the state is reset (Fig. 12 of the paper). flags: a "
+    "last figure against the values of a flag of the runs.",
 )
 flags.DEFINE_string(
-    "metric", "accuracy", "learning_curves: which figure of the reports."
+    "metric", "accuracy", "learning_curves, flags: which figure."
+)
+flags.DEFINE_string("across", None, "flags: the flag of the runs to go along.")
+flags.DEFINE_string(
+    "by", None, "flags: another flag of the runs, each value of it a line."
 )
 
 
@@ -38,9 +45,20 @@ def main(arguments: list[str]):
   for workdir in workdirs:
     if not training.read_metrics(workdir):
       raise program.UsageError(f"{workdir} has no report of a run")
+  if (FLAGS.kind == "flags") != bool(FLAGS.across) or (
+      FLAGS.by and not FLAGS.across
+  ):
+    raise program.UsageError(
+        "--kind=flags must come with --across, and with it alone --across and "
+        "--by"
+    )
   groups = runs.group(workdirs)
   with program.usage_errors():
-    if FLAGS.kind == "unroll":
+    if FLAGS.kind == "flags":
+      figures.metric_by_flags(
+          workdirs, FLAGS.metric, FLAGS.across, FLAGS.by, FLAGS.output
+      )
+    elif FLAGS.kind == "unroll":
       figures.perplexity_by_unroll(groups, FLAGS.output)
     else:
       figures.learning_curves(groups, FLAGS.metric, FLAGS.output)

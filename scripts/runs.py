@@ -30,6 +30,47 @@ def group(workdirs: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
   }
 
 
+def group_by(
+    workdirs: list[pathlib.Path], names: list[str]
+) -> dict[tuple[str, ...], list[pathlib.Path]]:
+  """Groups runs by the values of some flags.
+
+  Args:
+    workdirs: directories of runs.
+    names: of the flags.
+
+  Returns:
+    The directories of each group, by the flags' values in the order of `names`.
+
+  Raises:
+    ValueError: if a run does not say one of the flags, or two runs differ in
+      more than these and the seed.
+  """
+  groups, others = {}, {}
+  for workdir in workdirs:
+    path = workdir / "flags.txt"
+    values, other = {}, []
+    for line in path.read_text().splitlines():
+      name, _, value = line.removeprefix("--").partition("=")
+      if name in names:
+        values[name] = value
+      elif name != "seed":
+        other.append(line)
+    for name in names:
+      if name not in values:
+        raise ValueError(f"{path} has no line --{name}=")
+    groups.setdefault(tuple(values[x] for x in names), []).append(workdir)
+    others[workdir] = set(other)
+    difference = others[workdirs[0]] ^ others[workdir]
+    if difference:
+      raise ValueError(
+          f"{workdirs[0]} and {workdir} differ in more than --seed and "
+          f"{' and '.join(f'--{name}' for name in names)}: "
+          f"{' '.join(sorted(difference))}"
+      )
+  return groups
+
+
 def summary(workdir: pathlib.Path) -> dict[str, Any]:
   """Returns the last figures; of a run that was stopped there are fewer.
 

@@ -5,10 +5,14 @@
 
 Run the same command again to go on after an interruption. Afterwards the
 directory holds metrics.jsonl, summary.json, checkpoints, learning_curve.png
-and, for the RMC, attention.png.
+and, for the RMC, attention.png. From a checkpoint the latter is drawn by
+
+  python -m scripts.train_nth_farthest --workdir=runs/nth_farthest \
+      --mode=eval --attention=attention.png
 """
 
 import math
+import pathlib
 
 from absl import flags
 import chex
@@ -63,6 +67,12 @@ flags.DEFINE_integer(
     "Fresh examples of an evaluation.",
     lower_bound=2,
 )
+flags.DEFINE_string(
+    "attention",
+    None,
+    "--mode=eval, RMC: draw there what the slots attend to, as is drawn in "
+    "--workdir after training.",
+)
 
 _EVAL_BATCH = 1000
 
@@ -70,6 +80,10 @@ _EVAL_BATCH = 1000
 def main():
   """Trains or evaluates."""
   parallel = common_flags.make_parallel()
+  if FLAGS.attention and (FLAGS.mode, FLAGS.core) != ("eval", "rmc"):
+    raise common_flags.UsageError(
+        f"--attention={FLAGS.attention} goes with --mode=eval and --core=rmc"
+    )
   with common_flags.usage_errors():
     task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
     curriculum = Curriculum(
@@ -153,8 +167,18 @@ def main():
         "plateau": task.plateau,
     }
 
+  def draw_attention(path):
+    inspect = hk.transform(lambda x: classifier().inspect(x))
+    figures.nth_farthest_attention(
+        FLAGS.workdir, task, hk.without_apply_rng(inspect).apply, path
+    )
+
   common_flags.train_or_evaluate(
-      init, loss_fn, optimizer, evaluate, free_flags=("eval_examples",)
+      init,
+      loss_fn,
+      optimizer,
+      evaluate,
+      free_flags=("eval_examples", "attention"),
   )
   if FLAGS.mode == "train" and common_flags.is_leader():
     if FLAGS.curriculum:
@@ -163,13 +187,9 @@ def main():
     else:
       figures.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
     if FLAGS.core == "rmc":
-      figures.nth_farthest_attention(
-          FLAGS.workdir,
-          task,
-          hk.without_apply_rng(
-              hk.transform(lambda x: classifier().inspect(x))
-          ).apply,
-      )
+      draw_attention(pathlib.Path(FLAGS.workdir, "attention.png"))
+  elif FLAGS.attention and common_flags.is_leader():
+    draw_attention(FLAGS.attention)
 
 
 def _score(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -2,37 +2,26 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from scripts import figures, runs
+from scripts import figures, plot_runs, program, runs
+from tests.programs import parsed, run
 
-ROOT = pathlib.Path(__file__).parent.parent
 
-
-def make_run(path, seed, accuracies, core="rmc"):
+def make_run(path, seed, accuracies, core="rmc", steps=9):
   """Writes what the figures read of a run."""
   path.mkdir(parents=True)
-  (path / "flags.txt").write_text(f"--core={core}\n--seed={seed}\n--steps=9\n")
+  (path / "flags.txt").write_text(
+      f"--core={core}\n--seed={seed}\n--steps={steps}\n"
+  )
   lines = [
       json.dumps({"step": 10 * (i + 1), "accuracy": accuracy})
       for i, accuracy in enumerate(accuracies)
   ]
   (path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
   return path
-
-
-def run(*arguments):
-  return subprocess.run(
-      [sys.executable, "-m", *map(str, arguments)],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-  )
 
 
 def test_curves_show_mean_and_spread(tmp_path, monkeypatch):
@@ -137,6 +126,60 @@ def test_plot_runs_by_unroll(tmp_path):
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
   assert "--eval_unroll" in result.stderr
+
+
+def make_grid(path):
+  return [
+      make_run(path / "a", 0, [0.7, 0.2]),
+      make_run(path / "b", 1, [0.4]),
+      make_run(path / "c", 0, [0.9], steps=10),
+      make_run(path / "d", 0, [0.5], steps=10, core="lstm"),
+  ]
+
+
+def test_metric_by_flags(tmp_path, monkeypatch):
+  """Last figures: their mean, least and most; numbers in their order."""
+  drawn = {}
+
+  def save(figure, path, **kwargs):
+    del path, kwargs
+    (axes,) = figure.axes
+    drawn["lines"] = [c[0].get_xydata() for c in axes.containers]
+    drawn["bars"] = [c[2][0].get_segments() for c in axes.containers]
+    drawn["ticks"] = [text.get_text() for text in axes.get_xticklabels()]
+    drawn["labels"] = [text.get_text() for text in axes.get_legend().texts]
+
+  monkeypatch.setattr(figures.Figure, "savefig", save)
+  figures.metric_by_flags(
+      make_grid(tmp_path), "accuracy", "steps", "core", tmp_path / "x.png"
+  )
+  lstm, rmc = drawn["lines"]
+  np.testing.assert_allclose(lstm, [[1, 0.5]])
+  np.testing.assert_allclose(rmc, [[0, 0.3], [1, 0.9]])
+  np.testing.assert_allclose(drawn["bars"][1][0], [[0, 0.2], [0, 0.4]])
+  np.testing.assert_allclose(drawn["bars"][1][1], [[1, 0.9], [1, 0.9]])
+  assert drawn["ticks"] == ["9", "10"]
+  assert drawn["labels"] == ["core=lstm", "core=rmc"]
+
+
+def test_plot_runs_by_flags(tmp_path):
+  grid = make_grid(tmp_path)
+  output = tmp_path / "grid.png"
+  with parsed("--kind=flags", "--across=steps", f"--output={output}"):
+    plot_runs.main(grid[:3])
+  assert output.read_bytes()[:4] == b"\x89PNG"
+  for arguments, message in (
+      (["--across=steps"], r"differ in more than --seed and --steps: --core="),
+      (["--across=heads"], "has no line --heads="),
+      (["--across=steps", "--by=core", "--metric=loss"], "has no last 'loss'"),
+      (["--by=core"], "--kind=flags must come with --across"),
+      (["--kind=unroll", "--across=core"], "must come with --across"),
+  ):
+    with (
+        parsed("--kind=flags", *arguments),
+        pytest.raises(program.UsageError, match=message),
+    ):
+      plot_runs.main(grid)
 
 
 def test_runs_are_grouped_by_flags(tmp_path):

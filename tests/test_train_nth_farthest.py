@@ -197,6 +197,7 @@ WRONG = {
     "--num_objects=1": "num_objects must be at least 2, got 1",
     "--num_features=0": "num_features",
     "--order=foo": "order",
+    "--attention=a.png": "--attention=a.png goes with --mode=eval",
     "--curriculum=3": "as in 3x2 or 3x2x8, got '3'",
     "--curriculum=3x4": "a stage must have 2 objects or more",
     "--curriculum=2x1 --curriculum_threshold=0": "threshold must be above 0",
@@ -325,7 +326,7 @@ def test_its_flagfile_repeats_the_run(finished, tmp_path):
   ).read_text()
 
 
-def test_evaluation_prints_figures(program, finished):
+def test_evaluation_prints_figures(program, finished, tmp_path):
   files = contents(finished)
   status, out, err, _ = program(f"--workdir={finished}", "--mode=eval")
   assert (status, err) == (0, "")
@@ -333,6 +334,12 @@ def test_evaluation_prints_figures(program, finished):
   last = records_of(finished)[-1]
   assert figures == pytest.approx({name: last[name] for name in figures})
   assert set(figures) >= {"step", "eval_loss", "eval_accuracy", "plateau"}
+  again = tmp_path / "again.png"
+  status, again_out, err, _ = program(
+      f"--workdir={finished}", "--mode=eval", f"--attention={again}"
+  )
+  assert (status, again_out, err) == (0, out, "")
+  assert again.read_bytes() == (finished / "attention.png").read_bytes()
   status, _, err, _ = program(
       f"--workdir={finished}", "--mode=eval", "--head_size=5"
   )
