@@ -25,7 +25,6 @@ from scripts import figures, program
 FLAGS = flags.FLAGS
 
 
-
 class _Demo(NamedTuple):
   """What to run, and which figures to show.
 
