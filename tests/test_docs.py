@@ -110,12 +110,20 @@ def test_all_examples_are_tested():
 
 
 @pytest.mark.parametrize(
-    "name", ["relational_memory", "unroll", "vtrace", "softmax"]
+    "path",
+    [
+        path.relative_to(ROOT)
+        for folder in ("rmc", "tasks", "scripts", "benchmarks")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if ">>>" in path.read_text(encoding="utf-8")
+    ],
+    ids=str,
 )
-def test_examples_in_docstrings(name):
+def test_examples_in_docstrings(path):
   # `rmc.unroll` is the function; importlib finds the module.
-  result = doctest.testmod(importlib.import_module(f"rmc.{name}"))
-  assert result.attempted > 3
+  module = importlib.import_module(".".join(path.with_suffix("").parts))
+  result = doctest.testmod(module)
+  assert result.attempted > 0
   assert result.failed == 0
 
 
@@ -145,7 +153,7 @@ def flags_of(module):
   return found
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", PAGES)
 def test_commands(name):
   """Modules and flags of a page's commands exist."""
   found = list(commands(PAGES[name]))
@@ -159,8 +167,36 @@ def test_commands(name):
       known |= flags_of(arguments[arguments.index("--") + 1])
     for argument in arguments:
       if argument.startswith("--") and argument != "--":
-        flag = argument[2:].split("=")[0]
+        flag, _, value = argument[2:].partition("=")
         assert flag in known or flag.removeprefix("no") in known, argument
+        if flag == "vary":
+          assert value.split("=")[0] in known, argument
+        argument = value
+      if argument.startswith(("results/", "scripts/presets/")):
+        assert any(ROOT.glob(argument)), argument
+
+
+# What is drawn at the end, beside what a flag of a command names.
+DRAWN_BY = {
+    "make demo": {"learning_curves.png", "attention.png"},
+    "scripts.train_nth_farthest": {"learning_curve.png", "attention.png"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "results/" in name])
+def test_every_picture_has_its_command(name):
+  page = PAGES[name]
+  folder = pathlib.PurePath(name).parent
+  named = {
+      argument.partition("=")[2]
+      for command in commands(page)
+      for argument in command
+  }
+  for program, drawn in DRAWN_BY.items():
+    if program in page:
+      named |= {str(folder / picture) for picture in drawn}
+  pictures = re.findall(r"!\[[^\]]*\]\((\S+)\)", page)
+  assert {str(folder / picture) for picture in pictures} <= named
 
 
 def test_targets_of_make():
