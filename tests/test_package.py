@@ -6,6 +6,7 @@ import sys
 import zipfile
 
 import rmc
+from tests.test_docs import BLOCK, PAGES
 from tests.test_import import ROOT
 
 
@@ -42,3 +43,28 @@ def test_wheel(tmp_path):
       if line.startswith("Requires-Dist:") and "extra ==" not in line
   ]
   assert set(needed) == {"dm-haiku", "jax", "jaxlib", "numpy"}
+  run_from_wheel(path, tmp_path / "target")
+
+
+def run_from_wheel(path, target):
+  """Installs the wheel, and runs the README's example far from the clone."""
+  subprocess.run(
+      [sys.executable, "-m", "pip", "install", "--quiet", "--no-index"]
+      + ["--no-deps", "--no-compile", "--target", target, path],
+      check=True,
+  )
+  ((_, example),) = (
+      block for block in BLOCK.findall(PAGES["README.md"])
+      if block[0] == "python"
+  )
+  process = subprocess.run(
+      [sys.executable, "-c", f"{example}\nprint(rmc.__file__, outputs.shape)"],
+      cwd=target.parent,
+      env={"PYTHONPATH": str(target), "JAX_PLATFORMS": "cpu"},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert process.returncode == 0, process.stderr
+  file = target / "rmc" / "__init__.py"
+  assert process.stdout == f"{file} (10, 2, 256)\n"
