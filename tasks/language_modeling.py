@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
 
 EOS = "<eos>"
 UNK = "<unk>"
@@ -46,6 +47,7 @@ SPLITS = ("train", "valid", "test")
 
 _RECORD = 2**14  # Words read at a time. Another number is another VERSION.
 _RECORDS_KEPT = 2**12  # 256 MB.
+_SHARD = 2**10  # Records of a file, which are in memory while it is written.
 _PADDING = -1
 
 # Words in all of train, in valid and in test, `<eos>` counted, and V.
@@ -341,8 +343,12 @@ class _Source(NamedTuple):
   lines: Callable[[str], Iterator[list[str]]]
 
 
-class LanguageModeling(tfds.core.GeneratorBasedBuilder):
-  """Tokenises a corpus into records of words, in order."""
+class LanguageModeling(ShardBasedBuilder):
+  """Tokenises a corpus into records of words, in order.
+
+  TFDS writes shard by shard, as they come. (Its `GeneratorBasedBuilder` first
+  gathers a whole split, and needs TensorFlow for one of more than a gigabyte.)
+  """
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -396,14 +402,20 @@ class LanguageModeling(tfds.core.GeneratorBasedBuilder):
         metadata=tfds.core.MetadataDict(),
     )
 
-  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+  def _shard_iterators_per_split(
+      self, dl_manager
+  ) -> dict[str, list[Callable[[], Iterator]]]:
     del dl_manager
     vocabulary, tokens = self._counted
     self.info.metadata["tokens"] = tokens
     self.info.metadata["vocabulary"] = vocabulary.dump()
-    return {
-        split: self._generate_examples(split, vocabulary) for split in SPLITS
-    }
+
+    def shards(split):
+      records = self._records(split, vocabulary)
+      shard = functools.partial(itertools.islice, records, _SHARD)
+      return [shard] * -(-tokens[split] // (_RECORD * _SHARD))
+
+    return {split: shards(split) for split in SPLITS}
 
   def _count(self) -> tuple[Vocabulary, dict[str, int]]:
     """Reads all of the corpus; returns how many words each split has too."""
@@ -415,7 +427,7 @@ class LanguageModeling(tfds.core.GeneratorBasedBuilder):
     _check_counts(self._corpus, tokens, len(counts["train"]))
     return Vocabulary.count(counts["train"], *self._limits), tokens
 
-  def _generate_examples(
+  def _records(
       self, split: str, vocabulary: Vocabulary
   ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     left, number = array.array("i"), 0

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core import shuffle
 
 from tasks import language_modeling
 from tasks.language_modeling import (
@@ -139,6 +140,36 @@ class TestText:
     assert len(lines["valid"]) == len(lines["test"]) == 1 + 2 + 1
     assert lines["train"][:2] == ["a0", " a1"]
     assert set(words_of(corpus, "test")) == {UNK, EOS}
+
+  def test_written_as_it_comes(self, tmp_path, small_records, monkeypatch):
+    """A file at a time, and nothing of TFDS's that gathers a split first."""
+    monkeypatch.setattr(language_modeling, "_SHARD", 3)
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
+    lines = [f"w{i} x" for i in range(100)]
+    folder = write(
+        tmp_path / "text",
+        train__txt="\n".join(lines),
+        valid__txt="x " * 23,  # One full file, `<eos>` being the last word.
+        test__txt="x " * 24,
+    )
+    files = []  # How many there are whenever a line is tokenised.
+    encode = Vocabulary.encode
+
+    def watched(vocabulary, words):
+      files.append(len(list(tmp_path.rglob("*train*array_record*"))))
+      return encode(vocabulary, words)
+
+    monkeypatch.setattr(Vocabulary, "encode", watched)
+    corpus = load("text", str(folder), str(tmp_path))
+    expected = " ".join(f"{line} {EOS}" for line in lines).split()
+    assert words_of(corpus, "train") == expected
+    assert words_of(corpus, "valid") == ["x"] * 23 + [EOS]
+    assert words_of(corpus, "test") == ["x"] * 24 + [EOS]
+    for split, shards in (("train", 13), ("valid", 1), ("test", 2)):
+      paths = list(tmp_path.rglob(f"*-{split}.array_record-*"))
+      assert len(paths) == shards  # Of 24 words.
+    assert sorted(set(files)) == list(range(1, 14))
+    assert "tensorflow" not in sys.modules
 
   def test_tokenised_once(self, tmp_path, monkeypatch):
     """Until a file or a limit changes."""
