@@ -27,6 +27,7 @@ import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
+import fcntl
 import functools
 import gzip
 import hashlib
@@ -377,12 +378,16 @@ class LanguageModeling(ShardBasedBuilder):
     super().__init__(data_dir=data_dir, file_format="array_record")
 
   def prepare(self):
-    """Tokenises the corpus, unless that has been done."""
+    """Tokenises the corpus, unless that has been done or another does it."""
     if self.data_path.exists():
       return
-    self._counted = self._count()  # Finds wrong files before the work begins.
-    with contextlib.redirect_stdout(sys.stderr):
-      self.download_and_prepare()
+    with self._lock():
+      if self.data_path.exists():  # Another was faster.
+        self.info.read_from_directory(self.data_path)
+        return
+      self._counted = self._count()  # Finds wrong files before it writes.
+      with contextlib.redirect_stdout(sys.stderr):
+        self.download_and_prepare()
 
   def read(self) -> Corpus:
     """Returns the tokenised corpus."""
@@ -392,6 +397,15 @@ class LanguageModeling(ShardBasedBuilder):
         for name in SPLITS
     }
     return Corpus(Vocabulary.parse(metadata["vocabulary"]), splits)
+
+  @contextlib.contextmanager
+  def _lock(self) -> Iterator[None]:
+    """Waits until nobody else tokenises this corpus here."""
+    folder = self.data_path.parents[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{self.name}.lock").open("w") as file:
+      fcntl.flock(file, fcntl.LOCK_EX)
+      yield
 
   def _info(self) -> tfds.core.DatasetInfo:
     tokens = tfds.features.Tensor(shape=(None,), dtype=np.int32)
