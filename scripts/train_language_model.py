@@ -4,8 +4,9 @@
       --manual_dir=wikitext-2 --flagfile=scripts/presets/lm_wikitext2.flags
 
 Run the same command again to go on after an interruption. The directory then
-holds metrics.jsonl, summary.json, vocabulary.txt, checkpoints and
-learning_curve.png; `python -m scripts.generate_text` writes text with it.
+holds metrics.jsonl, summary.json, vocabulary.txt, corpus.json (digests of the
+text, which must stay the same), checkpoints and learning_curve.png;
+`python -m scripts.generate_text` writes text with it.
 
 Training reads `--batch_size` streams, whose states go from each update to the
 next. `loss` is in nats a word. Evaluation foretells every word of a split once,
@@ -19,6 +20,7 @@ reset after so many words (`..._unroll_25`, Fig. 12).
 """
 
 from collections.abc import Callable
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -124,9 +126,9 @@ def main():
   with common_flags.usage_errors():
     network = make_network(len(vocabulary))
     jax.eval_shape(network.init, init_key, example)
-  multihost.on_leader(lambda: _check_vocabulary(vocabulary))
 
   def init():
+    multihost.on_leader(lambda: _check_corpus(corpus))
     params = jax.jit(network.init)(init_key, example)
     carry = network.apply.initial_state(params, FLAGS.batch_size)
     return training.init_state(params, optimizer, data_key, carry)
@@ -295,18 +297,23 @@ def _load() -> language_modeling.Corpus:
   return load()
 
 
-def _check_vocabulary(vocabulary: Vocabulary):
-  """Keeps the run's vocabulary, or raises an error if it is another one."""
-  path = vocabulary_path()
-  if not path.exists():
-    if FLAGS.mode == "train":
-      path.parent.mkdir(parents=True, exist_ok=True)
-      write_text(path, vocabulary.dump())
-  elif Vocabulary.parse(path.read_text("utf-8")) != vocabulary:
-    raise common_flags.UsageError(
-        f"the run in --workdir={FLAGS.workdir} has another vocabulary than "
-        f"--corpus={FLAGS.corpus} with these flags and files"
-    )
+def _check_corpus(corpus: language_modeling.Corpus):
+  """Keeps what the run reads, or raises an error if it is another text."""
+  digests = json.dumps(corpus.digests, indent=1, sort_keys=True) + "\n"
+  kept = {
+      vocabulary_path(): corpus.vocabulary.dump(),
+      vocabulary_path().with_name("corpus.json"): digests,
+  }
+  for path, text in kept.items():
+    if not path.exists():
+      if FLAGS.mode == "train":
+        write_text(path, text)
+    elif path.read_text("utf-8") != text:
+      raise common_flags.UsageError(
+          f"the run in --workdir={FLAGS.workdir} reads another text than "
+          f"--corpus={FLAGS.corpus} --manual_dir={FLAGS.manual_dir}, whose "
+          f"{path.name} is not the same"
+      )
 
 
 if __name__ == "__main__":

@@ -182,10 +182,12 @@ class Corpus(NamedTuple):
   Attributes:
     vocabulary: its words.
     splits: by name.
+    digests: what tells the tokens of each split from others.
   """
 
   vocabulary: Vocabulary
   splits: dict[str, Split]
+  digests: dict[str, str]
 
 
 class TrainingWindows:
@@ -351,7 +353,7 @@ class LanguageModeling(ShardBasedBuilder):
   gathers a whole split, and needs TensorFlow for one of more than a gigabyte.)
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
 
   def __init__(
       self,
@@ -396,7 +398,8 @@ class LanguageModeling(ShardBasedBuilder):
         name: Split(self.as_data_source(split=name), metadata["tokens"][name])
         for name in SPLITS
     }
-    return Corpus(Vocabulary.parse(metadata["vocabulary"]), splits)
+    vocabulary = Vocabulary.parse(metadata["vocabulary"])
+    return Corpus(vocabulary, splits, metadata["digests"])
 
   @contextlib.contextmanager
   def _lock(self) -> Iterator[None]:
@@ -423,6 +426,7 @@ class LanguageModeling(ShardBasedBuilder):
     vocabulary, tokens = self._counted
     self.info.metadata["tokens"] = tokens
     self.info.metadata["vocabulary"] = vocabulary.dump()
+    self.info.metadata["digests"] = {}
 
     def shards(split):
       records = self._records(split, vocabulary)
@@ -444,14 +448,24 @@ class LanguageModeling(ShardBasedBuilder):
   def _records(
       self, split: str, vocabulary: Vocabulary
   ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    left, number = array.array("i"), 0
+    digest = hashlib.blake2b(digest_size=16)
+    for number, tokens in enumerate(self._pieces(split, vocabulary)):
+      digest.update(tokens)
+      # Of all so far: TFDS may not come back after the last.
+      self.info.metadata["digests"][split] = digest.hexdigest()
+      yield number, {"tokens": tokens}
+
+  def _pieces(
+      self, split: str, vocabulary: Vocabulary
+  ) -> Iterator[np.ndarray]:
+    left = array.array("i")
     for line in self._lines(split):
       left.extend(vocabulary.encode(line))
       while len(left) >= _RECORD:
-        yield number, {"tokens": np.array(left[:_RECORD], np.int32)}
-        left, number = left[_RECORD:], number + 1
+        yield np.array(left[:_RECORD], np.int32)
+        left = left[_RECORD:]
     if left:
-      yield number, {"tokens": np.array(left, np.int32)}
+      yield np.array(left, np.int32)
 
   def _lines(self, split: str) -> Iterator[list[str]]:
     for line in self._source.lines(split):

@@ -55,13 +55,23 @@ def parsed(*arguments):
     yield
 
 
-def make_text(folder, num_types=20):
-  """Writes a text of words that depend on the word before."""
+def make_text(folder, num_types=20, turned=False):
+  """Writes a text of words that depend on the word before.
+
+  Args:
+    folder: where to.
+    num_types: how many words there are.
+    turned: whether each split has its last line first.
+
+  Returns:
+    The folder.
+  """
   steps = 1 + (np.random.default_rng(0).random(400) < 0.2)
   folder.mkdir()
   lines = np.array([f"w{i % num_types}" for i in np.cumsum(steps)])
   for split, size in zip(SPLITS, (400, 90, 70), strict=True):
-    text = "\n".join(" ".join(line) for line in lines[:size].reshape(-1, 10))
+    rows = np.roll(lines[:size].reshape(-1, 10), int(turned), axis=0)
+    text = "\n".join(" ".join(line) for line in rows)
     (folder / f"{split}.txt").write_text(text)
   return folder
 
@@ -234,17 +244,27 @@ def test_resumed_run_is_the_same(train, tmp_path, core):
       strict=True,
   ):
     np.testing.assert_array_equal(x, y)
-  # It does not go on with other words, nor is it evaluated on them.
-  other = make_text(tmp_path / "other", num_types=21)
-  for mode in ("train", "eval"):
-    with pytest.raises(common_flags.UsageError, match="another vocabulary"):
-      train(
-          tmp_path / "whole",
-          "--steps=15",
-          f"--manual_dir={other}",
-          f"--mode={mode}",
-          *arguments,
-      )
+
+
+def test_another_text(train, tmp_path):
+  """A run goes on with its own text alone, and is evaluated on no other."""
+  workdir = tmp_path / "run"
+  train(workdir, "--steps=1", "--core=lstm")
+  words = make_text(tmp_path / "words", num_types=21)
+  order = make_text(tmp_path / "order", turned=True)
+  again = make_text(tmp_path / "again")
+  for other, name in ((words, "vocabulary.txt"), (order, "corpus.json")):
+    for mode in ("train", "eval"):
+      message = f"reads another text than .*{other}, whose {name} is not the"
+      with pytest.raises(common_flags.UsageError, match=message):
+        train(
+            workdir,
+            "--steps=2",
+            "--core=lstm",
+            f"--manual_dir={other}",
+            f"--mode={mode}",
+        )
+  train(workdir, "--steps=2", "--core=lstm", f"--manual_dir={again}")
 
 
 def state_of(workdir, step):

@@ -172,6 +172,24 @@ class TestText:
     assert len(set(files)) == 13
     assert "tensorflow" not in sys.modules
 
+  def test_digests(self, tmp_path, small_records):
+    """They are those of the tokens, in their order, wherever they are kept."""
+    texts = {"valid__txt": "a b", "test__txt": "b"}
+
+    def digests(name, train):
+      folder = write(tmp_path / name, train__txt=train, **texts)
+      corpus = load("text", str(folder), str(tmp_path / f"{name}_data"))
+      again = load("text", str(folder), str(tmp_path / f"{name}_data"))
+      assert again.digests == corpus.digests
+      return corpus.digests
+
+    first = digests("first", "a b c d\n" * 9)
+    assert first.keys() == set(SPLITS)
+    assert len(set(first.values())) == 3
+    assert digests("second", "a b c d\n" * 9) == first
+    other = digests("other", "a b c d\n" * 8 + "b a c d\n")
+    assert other == first | {"train": other["train"]} != first
+
   def test_tokenised_once(self, tmp_path, monkeypatch):
     """Until a file or a limit changes."""
     folder = write(
