@@ -37,6 +37,7 @@ import pathlib
 import re
 import sys
 from typing import Any, NamedTuple
+import zlib
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -658,8 +659,10 @@ def _read(path: pathlib.Path) -> Iterator[str]:
         yield line
   except UnicodeDecodeError as error:
     raise _WrongFilesError(f"{path.name} is not UTF-8: {error}.") from error
-  except gzip.BadGzipFile as error:
-    raise _WrongFilesError(f"{path.name}: {error}.") from error
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise _WrongFilesError(
+        f"{path.name} is not a whole gzip file: {error}."
+    ) from error
   if empty:
     raise _WrongFilesError(f"{path.name} is empty.")
 

@@ -351,7 +351,7 @@ class TestWrongFiles:
           (
               "gigaword",
               {f"a_20000{i}__gz": "<P>" for i in (1, 2, 3)},
-              "a_200001.gz: Not a gzipped file",
+              "a_200001.gz is not a whole gzip file: Not a gzipped",
           ),
           (
               "wikitext2",
@@ -377,6 +377,26 @@ class TestWrongFiles:
     (folder / "test.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(ValueError, match="test.txt is not UTF-8: 'utf-8' "):
       load("text", str(folder), str(tmp_path))
+
+  @pytest.mark.parametrize(
+      "damage, message",
+      [
+          (lambda data: data[:-20], "Compressed file ended before"),
+          (lambda data: data[:20] + 9 * b"\xff" + data[29:], "Error -3 while"),
+          (lambda data: data[:-8] + 8 * b"\0", "CRC check failed"),
+      ],
+      ids=["cut off", "garbled", "another checksum"],
+  )
+  def test_gzip(self, damage, message, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    text = "".join(f"<P>\n{i * i}\n</P>\n" for i in range(1000))
+    for i in (1, 2, 3):
+      data = gzip.compress(text.encode())
+      (folder / f"a_20000{i}.gz").write_bytes(damage(data) if i == 2 else data)
+    message = f"a_200002.gz is not a whole gzip file: {message}"
+    with pytest.raises(ValueError, match=message):
+      load("gigaword", str(folder), str(tmp_path))
 
   @pytest.mark.parametrize(
       "limits, message",
