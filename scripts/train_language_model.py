@@ -114,18 +114,26 @@ def main():
   """Trains or evaluates."""
   common_flags.make_parallel()
   eval_unroll = common_flags.positive_integers("eval_unroll")
+  _check_folders()
+  init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
+  example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
+
+  def check_network(vocab_size):
+    network = make_network(vocab_size)
+    jax.eval_shape(network.init, init_key, example)
+    return network
+
   with common_flags.usage_errors():
+    # Most of what may be wrong shows before a text is tokenised.
+    check_network(1 + max(common_flags.positive_integers("cutoffs"), default=1))
     corpus = _load()
     windows = TrainingWindows(
         corpus.splits["train"], FLAGS.batch_size, FLAGS.window
     )
   vocabulary = corpus.vocabulary
   optimizer = common_flags.make_optimizer()
-  init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
-  example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
   with common_flags.usage_errors():
-    network = make_network(len(vocabulary))
-    jax.eval_shape(network.init, init_key, example)
+    network = check_network(len(vocabulary))
 
   def init():
     multihost.on_leader(lambda: _check_corpus(corpus))
@@ -276,6 +284,19 @@ def perplexity(
 def vocabulary_path() -> pathlib.Path:
   """Returns where a run keeps its vocabulary."""
   return pathlib.Path(FLAGS.workdir) / "vocabulary.txt"
+
+
+def _check_folders():
+  """Raises a UsageError if the run's own .txt files would be read as text."""
+  if FLAGS.corpus not in ("text", "gutenberg") or not FLAGS.manual_dir:
+    return
+  workdir = pathlib.Path(FLAGS.workdir).resolve()
+  if workdir.is_relative_to(pathlib.Path(FLAGS.manual_dir).resolve()):
+    raise common_flags.UsageError(
+        f"--workdir={FLAGS.workdir} must not be in "
+        f"--manual_dir={FLAGS.manual_dir}, whose .txt files are the text of "
+        f"--corpus={FLAGS.corpus}: a run writes some too"
+    )
 
 
 def _load() -> language_modeling.Corpus:
