@@ -15,7 +15,6 @@ Columns:
 """
 
 from collections.abc import Callable
-import contextlib
 import functools
 import itertools
 import json
@@ -24,13 +23,13 @@ import sys
 import tempfile
 import time
 from typing import Any
-from unittest import mock
 
 from absl import flags
 import jax
 import jax.numpy as jnp
 import tabulate
 
+from benchmarks import programs
 from benchmarks.products import products
 from rmc import training
 from scripts import (
@@ -77,10 +76,6 @@ flags.DEFINE_boolean(
 )
 
 
-class _Measured(Exception):
-  """Leaves a training program where it would begin to train."""
-
-
 def measure(name: str, arguments: list[str]) -> dict[str, Any]:
   """Measures the update of a training program.
 
@@ -124,7 +119,6 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
     if FLAGS.seconds:
       row["updates_per_second"] = _rate(train)
       row["batches_per_second"] = _rate(sample)
-    raise _Measured
 
   for flag in FLAGS:
     FLAGS[flag].unparse()  # What another benchmark's preset said.
@@ -143,8 +137,9 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
     }
     with (
         jax.default_matmul_precision(FLAGS.matmul_precision),
-        mock.patch.object(common_flags, "train_or_evaluate", measure_update),
-        contextlib.suppress(_Measured),
+        programs.instead_of(
+            common_flags, "train_or_evaluate", measure_update
+        ),
     ):
       script.main()
   return row

@@ -27,9 +27,10 @@ def log_probs(
 ) -> jax.Array:
   """Returns the log-probabilities of targets under a softmax, chunk by chunk.
 
-  The logits `[T, B, V]` are never in memory at once: those of some steps are
-  made, used and dropped, and for the backward pass made again. The numbers are
-  those of a softmax over all logits but for rounding.
+  The logits of some steps are made, used and dropped, and made again for the
+  backward pass. If all steps are one chunk, nothing is made again, and the
+  logits `[T, B, V]` are in memory at once. The numbers are the same either way
+  but for rounding.
 
   Args:
     outputs: `[T, ..., D]`.
@@ -37,7 +38,7 @@ def log_probs(
     bias: `[V]`.
     targets: classes, integers `[T, ...]`.
     chunk_size: steps whose logits are made at a time; None for as many as make
-      2**26 logits.
+      at most 2**26 logits, but at least one.
 
   Returns:
     Log-probabilities, `[T, ...]`.

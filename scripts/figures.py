@@ -299,10 +299,10 @@ def _last(workdir: pathlib.Path, metric: str) -> float:
 def _increases(workdir: str | pathlib.Path) -> dict[int, float]:
   """Returns by how much resets raise the perplexity, by words between them."""
   name = "test_perplexity"
+  start = f"{name}_unroll_"
   last = {}
   for record in training.read_metrics(workdir):
-    last |= record
-  start = f"{name}_unroll_"
+    last = record if name in record else last
   found = {
       int(key.removeprefix(start)): value - last[name]
       for key, value in last.items()

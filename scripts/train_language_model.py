@@ -4,8 +4,9 @@
       --manual_dir=wikitext-2 --flagfile=scripts/presets/lm_wikitext2.flags
 
 Run the same command again to go on after an interruption. The directory then
-holds metrics.jsonl, summary.json, vocabulary.txt, checkpoints and
-learning_curve.png; `python -m scripts.generate_text` writes text with it.
+holds metrics.jsonl, summary.json, vocabulary.txt, corpus.json (digests of the
+text, which must stay the same), checkpoints and learning_curve.png;
+`python -m scripts.generate_text` writes text with it.
 
 Training reads `--batch_size` streams, whose states go from each update to the
 next. `loss` is in nats a word. Evaluation foretells every word of a split once,
@@ -19,6 +20,7 @@ reset after so many words (`..._unroll_25`, Fig. 12).
 """
 
 from collections.abc import Callable
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -112,21 +114,29 @@ def main():
   """Trains or evaluates."""
   common_flags.make_parallel()
   eval_unroll = common_flags.positive_integers("eval_unroll")
+  _check_folders()
+  init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
+  example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
+
+  def check_network(vocab_size):
+    network = make_network(vocab_size)
+    jax.eval_shape(network.init, init_key, example)
+    return network
+
   with common_flags.usage_errors():
+    # Most of what may be wrong shows before a text is tokenised.
+    check_network(1 + max(common_flags.positive_integers("cutoffs"), default=1))
     corpus = _load()
     windows = TrainingWindows(
         corpus.splits["train"], FLAGS.batch_size, FLAGS.window
     )
   vocabulary = corpus.vocabulary
   optimizer = common_flags.make_optimizer()
-  init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
-  example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
   with common_flags.usage_errors():
-    network = make_network(len(vocabulary))
-    jax.eval_shape(network.init, init_key, example)
-  multihost.on_leader(lambda: _check_vocabulary(vocabulary))
+    network = check_network(len(vocabulary))
 
   def init():
+    multihost.on_leader(lambda: _check_corpus(corpus))
     params = jax.jit(network.init)(init_key, example)
     carry = network.apply.initial_state(params, FLAGS.batch_size)
     return training.init_state(params, optimizer, data_key, carry)
@@ -276,6 +286,19 @@ def vocabulary_path() -> pathlib.Path:
   return pathlib.Path(FLAGS.workdir) / "vocabulary.txt"
 
 
+def _check_folders():
+  """Raises a UsageError if the run's own .txt files would be read as text."""
+  if FLAGS.corpus not in ("text", "gutenberg") or not FLAGS.manual_dir:
+    return
+  workdir = pathlib.Path(FLAGS.workdir).resolve()
+  if workdir.is_relative_to(pathlib.Path(FLAGS.manual_dir).resolve()):
+    raise common_flags.UsageError(
+        f"--workdir={FLAGS.workdir} must not be in "
+        f"--manual_dir={FLAGS.manual_dir}, whose .txt files are the text of "
+        f"--corpus={FLAGS.corpus}: a run writes some too"
+    )
+
+
 def _load() -> language_modeling.Corpus:
   """Returns the corpus, which process 0 tokenises if need be."""
 
@@ -295,18 +318,23 @@ def _load() -> language_modeling.Corpus:
   return load()
 
 
-def _check_vocabulary(vocabulary: Vocabulary):
-  """Keeps the run's vocabulary, or raises an error if it is another one."""
-  path = vocabulary_path()
-  if not path.exists():
-    if FLAGS.mode == "train":
-      path.parent.mkdir(parents=True, exist_ok=True)
-      write_text(path, vocabulary.dump())
-  elif Vocabulary.parse(path.read_text("utf-8")) != vocabulary:
-    raise common_flags.UsageError(
-        f"the run in --workdir={FLAGS.workdir} has another vocabulary than "
-        f"--corpus={FLAGS.corpus} with these flags and files"
-    )
+def _check_corpus(corpus: language_modeling.Corpus):
+  """Keeps what the run reads, or raises an error if it is another text."""
+  digests = json.dumps(corpus.digests, indent=1, sort_keys=True) + "\n"
+  kept = {
+      vocabulary_path(): corpus.vocabulary.dump(),
+      vocabulary_path().with_name("corpus.json"): digests,
+  }
+  for path, text in kept.items():
+    if not path.exists():
+      if FLAGS.mode == "train":
+        write_text(path, text)
+    elif path.read_text("utf-8") != text:
+      raise common_flags.UsageError(
+          f"the run in --workdir={FLAGS.workdir} reads another text than "
+          f"--corpus={FLAGS.corpus} --manual_dir={FLAGS.manual_dir}, whose "
+          f"{path.name} is not the same"
+      )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
+import fcntl
 import functools
 import gzip
 import hashlib
@@ -36,9 +37,11 @@ import pathlib
 import re
 import sys
 from typing import Any, NamedTuple
+import zlib
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
 
 EOS = "<eos>"
 UNK = "<unk>"
@@ -46,6 +49,7 @@ SPLITS = ("train", "valid", "test")
 
 _RECORD = 2**14  # Words read at a time. Another number is another VERSION.
 _RECORDS_KEPT = 2**12  # 256 MB.
+_SHARD = 2**10  # Records of a file, which are in memory while it is written.
 _PADDING = -1
 
 # Words in all of train, in valid and in test, `<eos>` counted, and V.
@@ -179,10 +183,12 @@ class Corpus(NamedTuple):
   Attributes:
     vocabulary: its words.
     splits: by name.
+    digests: what tells the tokens of each split from others.
   """
 
   vocabulary: Vocabulary
   splits: dict[str, Split]
+  digests: dict[str, str]
 
 
 class TrainingWindows:
@@ -341,10 +347,14 @@ class _Source(NamedTuple):
   lines: Callable[[str], Iterator[list[str]]]
 
 
-class LanguageModeling(tfds.core.GeneratorBasedBuilder):
-  """Tokenises a corpus into records of words, in order."""
+class LanguageModeling(ShardBasedBuilder):
+  """Tokenises a corpus into records of words, in order.
 
-  VERSION = tfds.core.Version("1.0.0")
+  TFDS writes shard by shard, as they come. (Its `GeneratorBasedBuilder` first
+  gathers a whole split, and needs TensorFlow for one of more than a gigabyte.)
+  """
+
+  VERSION = tfds.core.Version("1.1.0")
 
   def __init__(
       self,
@@ -371,12 +381,16 @@ class LanguageModeling(tfds.core.GeneratorBasedBuilder):
     super().__init__(data_dir=data_dir, file_format="array_record")
 
   def prepare(self):
-    """Tokenises the corpus, unless that has been done."""
+    """Tokenises the corpus, unless that has been done or another does it."""
     if self.data_path.exists():
       return
-    self._counted = self._count()  # Finds wrong files before the work begins.
-    with contextlib.redirect_stdout(sys.stderr):
-      self.download_and_prepare()
+    with self._lock():
+      if self.data_path.exists():  # Another was faster.
+        self.info.read_from_directory(self.data_path)
+        return
+      self._counted = self._count()  # Finds wrong files before it writes.
+      with contextlib.redirect_stdout(sys.stderr):
+        self.download_and_prepare()
 
   def read(self) -> Corpus:
     """Returns the tokenised corpus."""
@@ -385,7 +399,17 @@ class LanguageModeling(tfds.core.GeneratorBasedBuilder):
         name: Split(self.as_data_source(split=name), metadata["tokens"][name])
         for name in SPLITS
     }
-    return Corpus(Vocabulary.parse(metadata["vocabulary"]), splits)
+    vocabulary = Vocabulary.parse(metadata["vocabulary"])
+    return Corpus(vocabulary, splits, metadata["digests"])
+
+  @contextlib.contextmanager
+  def _lock(self) -> Iterator[None]:
+    """Waits until nobody else tokenises this corpus here."""
+    folder = self.data_path.parents[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{self.name}.lock").open("w") as file:
+      fcntl.flock(file, fcntl.LOCK_EX)
+      yield
 
   def _info(self) -> tfds.core.DatasetInfo:
     tokens = tfds.features.Tensor(shape=(None,), dtype=np.int32)
@@ -396,14 +420,21 @@ class LanguageModeling(tfds.core.GeneratorBasedBuilder):
         metadata=tfds.core.MetadataDict(),
     )
 
-  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+  def _shard_iterators_per_split(
+      self, dl_manager
+  ) -> dict[str, list[Callable[[], Iterator]]]:
     del dl_manager
     vocabulary, tokens = self._counted
     self.info.metadata["tokens"] = tokens
     self.info.metadata["vocabulary"] = vocabulary.dump()
-    return {
-        split: self._generate_examples(split, vocabulary) for split in SPLITS
-    }
+    self.info.metadata["digests"] = {}
+
+    def shards(split):
+      records = self._records(split, vocabulary)
+      shard = functools.partial(itertools.islice, records, _SHARD)
+      return [shard] * -(-tokens[split] // (_RECORD * _SHARD))
+
+    return {split: shards(split) for split in SPLITS}
 
   def _count(self) -> tuple[Vocabulary, dict[str, int]]:
     """Reads all of the corpus; returns how many words each split has too."""
@@ -415,17 +446,27 @@ class LanguageModeling(tfds.core.GeneratorBasedBuilder):
     _check_counts(self._corpus, tokens, len(counts["train"]))
     return Vocabulary.count(counts["train"], *self._limits), tokens
 
-  def _generate_examples(
+  def _records(
       self, split: str, vocabulary: Vocabulary
   ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    left, number = array.array("i"), 0
+    digest = hashlib.blake2b(digest_size=16)
+    for number, tokens in enumerate(self._pieces(split, vocabulary)):
+      digest.update(tokens)
+      # Of all so far: TFDS may not come back after the last.
+      self.info.metadata["digests"][split] = digest.hexdigest()
+      yield number, {"tokens": tokens}
+
+  def _pieces(
+      self, split: str, vocabulary: Vocabulary
+  ) -> Iterator[np.ndarray]:
+    left = array.array("i")
     for line in self._lines(split):
       left.extend(vocabulary.encode(line))
       while len(left) >= _RECORD:
-        yield number, {"tokens": np.array(left[:_RECORD], np.int32)}
-        left, number = left[_RECORD:], number + 1
+        yield np.array(left[:_RECORD], np.int32)
+        left = left[_RECORD:]
     if left:
-      yield number, {"tokens": np.array(left, np.int32)}
+      yield np.array(left, np.int32)
 
   def _lines(self, split: str) -> Iterator[list[str]]:
     for line in self._source.lines(split):
@@ -618,8 +659,10 @@ def _read(path: pathlib.Path) -> Iterator[str]:
         yield line
   except UnicodeDecodeError as error:
     raise _WrongFilesError(f"{path.name} is not UTF-8: {error}.") from error
-  except gzip.BadGzipFile as error:
-    raise _WrongFilesError(f"{path.name}: {error}.") from error
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise _WrongFilesError(
+        f"{path.name} is not a whole gzip file: {error}."
+    ) from error
   if empty:
     raise _WrongFilesError(f"{path.name} is empty.")
 

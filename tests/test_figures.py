@@ -85,12 +85,14 @@ def make_language_model(path, seed, perplexities):
   path.mkdir(parents=True)
   (path / "flags.txt").write_text(f"--core=rmc\n--seed={seed}\n")
   last = {f"test_perplexity_unroll_{n}": p for n, p in perplexities.items()}
-  (path / "metrics.jsonl").write_text(
-      json.dumps({"step": 5, "loss": 6.0})
-      + "\n"
-      + json.dumps({"step": 9, "test_perplexity": 100.0, **last})
-      + "\n"
-  )
+  records = [
+      {"step": 5, "loss": 6.0},
+      # The end of the run before --steps and --eval_unroll were others.
+      {"step": 7, "test_perplexity": 150.0, "test_perplexity_unroll_7": 190.0},
+      {"step": 9, "test_perplexity": 100.0, **last},
+      {"step": 11, "valid_perplexity": 90.0},
+  ]
+  (path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
   return path
 
 

@@ -214,6 +214,36 @@ def test_logits_never_exist_at_once(size):
 
 
 @pytest.mark.parametrize(
+    "max_logits, steps",
+    [
+        (1, 1),  # One step has more.
+        (2 * BATCH * VOCAB - 1, 1),
+        (3 * BATCH * VOCAB, 3),
+        (6 * BATCH * VOCAB, 4),  # Two chunks, as even as can be.
+        (STEPS * BATCH * VOCAB, STEPS),
+    ],
+)
+@pytest.mark.parametrize("kind", ["full", "adaptive"])
+def test_chunks_are_as_large_as_allowed(monkeypatch, kind, max_logits, steps):
+  """Unless their size is given."""
+  monkeypatch.setattr(softmax, "_MAX_LOGITS", max_logits)
+  sizes = []
+  log_softmax = jax.nn.log_softmax
+
+  def watched(logits):
+    sizes.append(logits.shape[0])
+    return log_softmax(logits)
+
+  monkeypatch.setattr(jax.nn, "log_softmax", watched)
+  params, tokens = draw_params(kind), draw_targets()
+  sizes.clear()  # What it took to make them.
+  apply = both(kind).apply
+  name = "softmax" if kind == "full" else "adaptive_softmax"
+  jax.eval_shape(apply, {name: params}, draw(STEPS, BATCH, SIZE), tokens)
+  assert set(sizes) == {steps}
+
+
+@pytest.mark.parametrize(
     "cutoffs", [(), (0, 5), (5, 5), (7, 5), (5, VOCAB), (5, 6, 7)]
 )
 def test_wrong_cutoffs(cutoffs):

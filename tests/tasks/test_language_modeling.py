@@ -3,10 +3,12 @@
 from collections import Counter
 import gzip
 import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core import shuffle
 
 from tasks import language_modeling
 from tasks.language_modeling import (
@@ -140,6 +142,54 @@ class TestText:
     assert lines["train"][:2] == ["a0", " a1"]
     assert set(words_of(corpus, "test")) == {UNK, EOS}
 
+  def test_written_as_it_comes(self, tmp_path, small_records, monkeypatch):
+    """A file at a time, and nothing of TFDS's that gathers a split first."""
+    monkeypatch.setattr(language_modeling, "_SHARD", 3)
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
+    lines = [f"w{i} x" for i in range(100)]
+    folder = write(
+        tmp_path / "text",
+        train__txt="\n".join(lines),
+        valid__txt="x " * 23,  # One full file, `<eos>` being the last word.
+        test__txt="x " * 24,
+    )
+    files = []  # How many there are whenever a line is tokenised.
+    encode = Vocabulary.encode
+
+    def watched(vocabulary, words):
+      files.append(len(list(tmp_path.rglob("*train*array_record*"))))
+      return encode(vocabulary, words)
+
+    monkeypatch.setattr(Vocabulary, "encode", watched)
+    corpus = load("text", str(folder), str(tmp_path))
+    expected = " ".join(f"{line} {EOS}" for line in lines).split()
+    assert words_of(corpus, "train") == expected
+    assert words_of(corpus, "valid") == ["x"] * 23 + [EOS]
+    assert words_of(corpus, "test") == ["x"] * 24 + [EOS]
+    for split, shards in (("train", 13), ("valid", 1), ("test", 2)):
+      paths = list(tmp_path.rglob(f"*-{split}.array_record-*"))
+      assert len(paths) == shards  # Of 24 words.
+    assert len(set(files)) == 13
+    assert "tensorflow" not in sys.modules
+
+  def test_digests(self, tmp_path, small_records):
+    """They are those of the tokens, in their order, wherever they are kept."""
+    texts = {"valid__txt": "a b", "test__txt": "b"}
+
+    def digests(name, train):
+      folder = write(tmp_path / name, train__txt=train, **texts)
+      corpus = load("text", str(folder), str(tmp_path / f"{name}_data"))
+      again = load("text", str(folder), str(tmp_path / f"{name}_data"))
+      assert again.digests == corpus.digests
+      return corpus.digests
+
+    first = digests("first", "a b c d\n" * 9)
+    assert first.keys() == set(SPLITS)
+    assert len(set(first.values())) == 3
+    assert digests("second", "a b c d\n" * 9) == first
+    other = digests("other", "a b c d\n" * 8 + "b a c d\n")
+    assert other == first | {"train": other["train"]} != first
+
   def test_tokenised_once(self, tmp_path, monkeypatch):
     """Until a file or a limit changes."""
     folder = write(
@@ -160,6 +210,46 @@ class TestText:
     write(folder, train__txt="a c")
     assert load(*arguments).vocabulary != first.vocabulary
     assert len(calls) == 2
+
+
+def test_started_together(tmp_path):
+  """Two processes find one corpus, which one of them tokenises."""
+  start = tmp_path / "start"
+  program = f"""
+import pathlib, time
+from tasks import language_modeling
+builder = language_modeling.LanguageModeling
+count = builder._count
+def slowly(self):
+  print("tokenises", flush=True)
+  time.sleep(1)
+  return count(self)
+builder._count = slowly
+print("ready", flush=True)
+while not pathlib.Path({str(start)!r}).exists():
+  time.sleep(0.01)
+corpus = language_modeling.load("python", None, {str(tmp_path)!r})
+print(len(corpus.splits["train"]), len(corpus.vocabulary))
+"""
+  runs = [
+      subprocess.Popen(
+          [sys.executable, "-c", program],
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+          text=True,
+      )
+      for _ in range(2)
+  ]
+  for run in runs:
+    assert run.stdout.readline() == "ready\n"
+  start.touch()
+  outputs = []
+  for run in runs:
+    output, errors = run.communicate(timeout=120)
+    assert run.returncode == 0, errors
+    outputs.append(output.splitlines())
+  second, first = sorted(outputs, key=len)
+  assert first == ["tokenises", *second]
 
 
 def test_python_needs_no_files(tmp_path):
@@ -261,7 +351,7 @@ class TestWrongFiles:
           (
               "gigaword",
               {f"a_20000{i}__gz": "<P>" for i in (1, 2, 3)},
-              "a_200001.gz: Not a gzipped file",
+              "a_200001.gz is not a whole gzip file: Not a gzipped",
           ),
           (
               "wikitext2",
@@ -280,13 +370,33 @@ class TestWrongFiles:
     with pytest.raises(ValueError, match=message) as caught:
       load(corpus, str(folder), str(tmp_path / "data"))
     assert f"manual_dir={folder}: " in str(caught.value)
-    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / "data").glob("[!.]*"))
 
   def test_encoding(self, tmp_path):
     folder = write(tmp_path / "files", train__txt="a", valid__txt="a")
     (folder / "test.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(ValueError, match="test.txt is not UTF-8: 'utf-8' "):
       load("text", str(folder), str(tmp_path))
+
+  @pytest.mark.parametrize(
+      "damage, message",
+      [
+          (lambda data: data[:-20], "Compressed file ended before"),
+          (lambda data: data[:20] + 9 * b"\xff" + data[29:], "Error -3 while"),
+          (lambda data: data[:-8] + 8 * b"\0", "CRC check failed"),
+      ],
+      ids=["cut off", "garbled", "another checksum"],
+  )
+  def test_gzip(self, damage, message, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    text = "".join(f"<P>\n{i * i}\n</P>\n" for i in range(1000))
+    for i in (1, 2, 3):
+      data = gzip.compress(text.encode())
+      (folder / f"a_20000{i}.gz").write_bytes(damage(data) if i == 2 else data)
+    message = f"a_200002.gz is not a whole gzip file: {message}"
+    with pytest.raises(ValueError, match=message):
+      load("gigaword", str(folder), str(tmp_path))
 
   @pytest.mark.parametrize(
       "limits, message",

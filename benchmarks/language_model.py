@@ -1,0 +1,147 @@
+"""Memory and speed of a language model's training, on a made-up text.
+
+    python -m benchmarks.language_model --batch_size=16
+
+measures `lm_paper_wikitext103` with the 267,735 words of WikiText-103, 16
+streams and 20 updates; raise --batch_size to the largest that the device can
+do, or leave it out for the paper's 384. Flags of `train_language_model`
+overrule those of the preset: `--core=lstm`, `--softmax=adaptive`, `--remat`.
+
+    python -m benchmarks.language_model --preset=lm_wikitext2 --num_types=33278
+
+The text has each word as often as any other and is repeated until no update
+sees a window of another. It goes through the program's own pipeline, is
+tokenised and read from disk, in a temporary folder.
+
+Columns:
+  - parameters: of the network.
+  - updates: how many were timed, after one that compiles.
+  - tokens_per_second: of the median update, with its batch.
+  - peak_device_bytes: on the fullest device, if its backend says so.
+  - peak_resident_bytes: of the process, from tokenising and compiling on. On a
+    CPU it has parameters, optimiser and all that an update needs too.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import flags
+import haiku as hk
+import jax
+import tabulate
+
+from benchmarks import programs
+from rmc import training
+from scripts import common_flags, program, train_language_model
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(train_language_model)
+
+_PRESETS = pathlib.Path(common_flags.__file__).parent / "presets"
+flags.DEFINE_enum(
+    "preset",
+    "lm_paper_wikitext103",
+    sorted(path.stem for path in _PRESETS.glob("lm_*.flags")),
+    "What to measure.",
+)
+flags.DEFINE_integer(
+    "num_types",
+    267_735,
+    "Words of the vocabulary, <unk> and <eos> among them.",
+    lower_bound=3,
+)
+flags.DEFINE_integer("updates", 20, "Updates to time.", lower_bound=1)
+
+
+def measure() -> dict[str, Any]:
+  """Measures what the command line asks for.
+
+  Returns:
+    A row, by column.
+  """
+  row = {}
+
+  def measure_updates(
+      workdir, init, update, batches, parallel, schedule, **reporting
+  ):
+    del workdir, schedule, reporting
+    state = training.to_numpy(init())
+    row["parameters"] = hk.data_structures.tree_size(state.params)
+    state = parallel.place_state(state)
+    seconds = []
+    for step in range(1 + FLAGS.updates):
+      start = time.perf_counter()
+      state, _ = jax.block_until_ready(update(state, batches(step)))
+      seconds.append(time.perf_counter() - start)
+    tokens = FLAGS.batch_size * FLAGS.window
+    row["updates"] = FLAGS.updates
+    row["tokens_per_second"] = tokens / statistics.median(seconds[1:])
+
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    FLAGS([
+        sys.argv[0],
+        f"--flagfile={_PRESETS / FLAGS.preset}.flags",
+        "--corpus=text",
+        "--vocab_size=0",
+        "--min_count=1",
+        f"--manual_dir={folder / 'text'}",
+        f"--data_dir={folder / 'data'}",
+        f"--workdir={folder}",
+        *sys.argv[1:],
+    ])
+    common_flags.set_precision()
+    row |= {
+        "preset": FLAGS.preset,
+        "core": FLAGS.core,
+        "batch_size": FLAGS.batch_size,
+        "window": FLAGS.window,
+    }
+    num_updates = 1 + FLAGS.updates
+    _write_text(
+        folder / "text", num_updates * FLAGS.batch_size * FLAGS.window
+    )
+    with (
+        jax.default_matmul_precision(FLAGS.matmul_precision),
+        contextlib.redirect_stdout(sys.stderr),  # A table of parameters.
+        programs.instead_of(training, "train", measure_updates),
+    ):
+      train_language_model.main()
+  stats = [device.memory_stats() for device in jax.local_devices()]
+  if all(stats):
+    row["peak_device_bytes"] = max(x["peak_bytes_in_use"] for x in stats)
+  usage = resource.getrusage(resource.RUSAGE_SELF)
+  row["peak_resident_bytes"] = 1024 * usage.ru_maxrss
+  return row
+
+
+def _write_text(folder: pathlib.Path, num_tokens: int):
+  """Writes all words in turn, as many as asked for and each once at least."""
+  folder.mkdir()
+  num_words = FLAGS.num_types - 2
+  words = itertools.cycle(f"w{i}" for i in range(num_words))
+  with (folder / "train.txt").open("w") as file:
+    for _ in range(0, max(num_tokens, num_words), 20):
+      file.write(" ".join(itertools.islice(words, 20)) + "\n")
+  for split in ("valid", "test"):
+    (folder / f"{split}.txt").write_text("w0\n")
+
+
+def main():
+  """Prints a table."""
+  print(
+      tabulate.tabulate(
+          [measure()], headers="keys", intfmt=",", floatfmt=",.1f"
+      )
+  )
+
+
+if __name__ == "__main__":
+  program.run(main)
