@@ -54,7 +54,8 @@ flags.DEFINE_float(
     "curriculum_threshold",
     0.9,
     "The next stage begins when the accuracy on the present one, a running "
-    "mean of some 20 updates that starts from 0, is this much.",
+    "mean of some 20 updates that starts from 0, is this much. It may be "
+    "another one when a run goes on.",
 )
 flags.DEFINE_float(
     "curriculum_review",
@@ -178,7 +179,7 @@ def main():
       loss_fn,
       optimizer,
       evaluate,
-      free_flags=("eval_examples", "attention"),
+      free_flags=("eval_examples", "attention", "curriculum_threshold"),
   )
   if FLAGS.mode == "train" and common_flags.is_leader():
     if FLAGS.curriculum:
