@@ -46,16 +46,18 @@ flags.DEFINE_enum(
 flags.DEFINE_list(
     "curriculum",
     [],
-    "What to learn before the whole task: OBJECTSxFEATURES[xLABELS], ...; as "
-    "in 3x2,3x4,4x4x8. Without LABELS there are as many as objects. All stages "
-    "have the shapes of the whole task, on which the run is evaluated.",
+    "What to learn before the whole task: OBJECTSxFEATURES[xLABELS]"
+    "[@THRESHOLD], ...; as in 3x2,3x4,4x4x8@0.7. Without LABELS there are as "
+    "many as objects. All stages have the shapes of the whole task, on which "
+    "the run is evaluated.",
 )
 flags.DEFINE_float(
     "curriculum_threshold",
     0.9,
     "The next stage begins when the accuracy on the present one, a running "
-    "mean of some 20 updates that starts from 0, is this much. It may be "
-    "another one when a run goes on.",
+    "mean of some 20 updates that starts from 0, is this much, unless the "
+    "stage has a threshold of its own. It may be another one when a run goes "
+    "on.",
 )
 flags.DEFINE_float(
     "curriculum_review",

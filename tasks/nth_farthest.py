@@ -7,10 +7,12 @@ Glossary of shapes:
 
 from collections.abc import Sequence
 import dataclasses
+import re
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ORDERS = ("farthest", "nearest")
 # Of the running mean of a stage's accuracy; about 20 updates long.
@@ -24,16 +26,19 @@ class Stage(NamedTuple):
     num_objects: how many objects are shown, before steps of zeros.
     num_features: how many coordinates are not zero.
     num_labels: how many labels the objects draw theirs from.
+    threshold: accuracy at which a curriculum goes on; None for its own.
   """
 
   num_objects: int | jax.Array
   num_features: int | jax.Array
   num_labels: int | jax.Array
+  threshold: float | None = None
 
   def __str__(self) -> str:
     """Returns what `parse_stages` reads."""
     labels = f"x{self.num_labels}" * (self.num_labels != self.num_objects)
-    return f"{self.num_objects}x{self.num_features}{labels}"
+    threshold = "" if self.threshold is None else f"@{self.threshold:g}"
+    return f"{self.num_objects}x{self.num_features}{labels}{threshold}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +242,8 @@ class Curriculum:
     Args:
       task: the whole task.
       stages: what comes before it; none for no curriculum.
-      threshold: accuracy, above 0 and below 1, at which a stage ends.
+      threshold: accuracy, above 0 and below 1, at which a stage ends that has
+        no threshold of its own.
       review: share of examples, from 0 to below 1, that are drawn from the
         stages before the present one, each as likely.
 
@@ -254,16 +260,25 @@ class Curriculum:
             f"1 feature or more, and no more of each than the task, {task}, "
             f"got {stage}."
         )
-    if not 0 < threshold < 1:  # A running mean never gets to 1.
-      raise ValueError(
-          f"threshold must be above 0 and below 1, got {threshold}."
-      )
+    own = [stage.threshold for stage in stages if stage.threshold is not None]
+    for value in (threshold, *own):
+      if not 0 < value < 1:  # A running mean never gets to 1.
+        raise ValueError(
+            f"threshold must be above 0 and below 1, got {value}."
+        )
     if not 0 <= review < 1:
       raise ValueError(f"review must be from 0 to below 1, got {review}.")
-    self.stages = [stage for stage in stages if stage != task.whole]
+    self.stages = [stage for stage in stages if stage[:3] != task.whole[:3]]
     self.stages.append(task.whole)
     self._task = task
-    self._threshold = threshold
+    self._numbers = np.array([stage[:3] for stage in self.stages])
+    self._thresholds = np.array(
+        [
+            threshold if stage.threshold is None else stage.threshold
+            for stage in self.stages
+        ],
+        np.float32,
+    )
     self._review = review
 
   def initial(self, batch_size: int) -> Progress:
@@ -289,7 +304,7 @@ class Curriculum:
     before = jax.random.randint(keys[0], (), 0, jnp.maximum(stage, 1))
     reviews = jax.random.uniform(keys[1]) < self._review
     number = jnp.where(reviews, before, stage)
-    drawn = Stage(*jnp.asarray(self.stages)[number])
+    drawn = Stage(*jnp.asarray(self._numbers)[number])
     inputs, answer = self._task.sample_stage(keys[2], drawn)
     return inputs, answer, drawn, number == stage
 
@@ -307,7 +322,7 @@ class Curriculum:
     accuracy = correct / jnp.maximum(count, 1e-6)
     step = jnp.where(count > 0, 1 - _DECAY, 0.0)
     accuracy = progress.accuracy + step * (accuracy - progress.accuracy)
-    learnt = accuracy >= self._threshold
+    learnt = accuracy >= jnp.asarray(self._thresholds)[progress.stage]
     learnt &= progress.stage < len(self.stages) - 1
     return Progress(
         progress.stage + learnt.astype(jnp.int32),
@@ -320,7 +335,8 @@ def parse_stages(names: Sequence[str]) -> list[Stage]:
 
   Args:
     names: for each stage its objects, features and, if there are more of them
-      than objects, labels, as in `3x2` or `3x2x8`.
+      than objects, labels, as in `3x2` or `3x2x8`; then, if it has one of its
+      own, its threshold, as in `3x2x8@0.8`.
 
   Returns:
     The stages.
@@ -330,12 +346,19 @@ def parse_stages(names: Sequence[str]) -> list[Stage]:
   """
   stages = []
   for name in names:
-    numbers = name.split("x")
-    if len(numbers) not in (2, 3) or not all(n.isdecimal() for n in numbers):
+    match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?(?:@(\d*\.?\d+))?", name)
+    if match is None:
       raise ValueError(
-          "a stage must be OBJECTSxFEATURES or OBJECTSxFEATURESxLABELS, as in "
-          f"3x2 or 3x2x8, got {name!r}."
+          "a stage must be OBJECTSxFEATURES[xLABELS][@THRESHOLD], as in 3x2 or "
+          f"3x2x8@0.8, got {name!r}."
       )
-    objects, features, *labels = map(int, numbers)
-    stages.append(Stage(objects, features, *(labels or [objects])))
+    objects, features, labels, threshold = match.groups()
+    stages.append(
+        Stage(
+            int(objects),
+            int(features),
+            int(labels or objects),
+            threshold and float(threshold),
+        )
+    )
   return stages

@@ -166,7 +166,7 @@ def draw_stage(task, stage, count):
 def test_a_stage_is_a_smaller_task_in_the_same_shapes(stage, order):
   """Zeros around fewer objects, coordinates and labels; answers by sorting."""
   task = NthFarthest(5, 4, order)
-  objects, features, labels = stage
+  objects, features, labels = stage[:3]
   inputs, answers = draw_stage(task, stage, 200)
   assert inputs.shape == (200, 5, task.step_size)
   assert np.all(inputs[:, objects:] == 0)
@@ -207,18 +207,26 @@ def test_the_whole_task_is_a_stage():
 
 def test_stages_are_read_and_end_with_the_whole_task():
   task = NthFarthest(8, 16)
-  stages = parse_stages(["3x2", "3x4x8"])
-  assert stages == [Stage(3, 2, 3), Stage(3, 4, 8)]
-  assert [str(stage) for stage in stages] == ["3x2", "3x4x8"]
+  names = ["3x2", "3x4x8", "3x5@0.75", "4x5x8@0.5"]
+  stages = parse_stages(names)
+  assert stages == [
+      Stage(3, 2, 3),
+      Stage(3, 4, 8),
+      Stage(3, 5, 3, 0.75),
+      Stage(4, 5, 8, 0.5),
+  ]
+  assert [str(stage) for stage in stages] == names
   whole = Stage(8, 16, 8)
   assert Curriculum(task, stages).stages == [*stages, whole]
   assert Curriculum(task, [*stages, whole]).stages == [*stages, whole]
   assert Curriculum(task).stages == [whole]
 
 
-@pytest.mark.parametrize("name", ["3", "3x", "3xa", "3x2x3x4", "-3x2", ""])
+@pytest.mark.parametrize(
+    "name", ["3", "3x", "3xa", "3x2x3x4", "-3x2", "", "3x2@", "3x2@a"]
+)
 def test_a_stage_that_cannot_be_read_is_an_error(name):
-  with pytest.raises(ValueError, match=f"as in 3x2 or 3x2x8, got '{name}'"):
+  with pytest.raises(ValueError, match=f"as in 3x2 or 3x2x8@0.8, got '{name}'"):
     parse_stages([name])
 
 
@@ -232,6 +240,7 @@ def test_a_stage_that_cannot_be_read_is_an_error(name):
         ({"stages": [Stage(3, 3, 3)]}, "than the task.*got 3x3"),
         ({"threshold": 0}, "threshold must be above 0 .* got 0"),
         ({"threshold": 1}, "threshold .* below 1, got 1"),
+        ({"stages": [Stage(3, 1, 3, 1.5)]}, "threshold .* got 1.5"),
         ({"review": -0.1}, "review must be from 0 to below 1, got -0.1"),
         ({"review": 1}, "review .* got 1"),
     ],
@@ -262,6 +271,20 @@ def test_a_curriculum_goes_on_when_a_stage_is_learnt():
   same = advance(progress, jnp.float32(0), jnp.float32(0))
   assert jax.tree.all(jax.tree.map(np.array_equal, same, progress))
   assert isinstance(same, Progress)
+
+
+def test_a_stage_may_have_a_threshold_of_its_own():
+  """Always right, the running mean is at 0.5 after 14 updates, at 0.9 in 45."""
+  curriculum = Curriculum(
+      NthFarthest(4, 2), parse_stages(["3x1@0.5", "3x2"]), threshold=0.9
+  )
+  progress, began = curriculum.initial(1), []
+  for update in range(1, 80):
+    before = progress.stage
+    progress = curriculum.advance(progress, jnp.float32(1), jnp.float32(1))
+    if progress.stage != before:
+      began.append(update)
+  assert began == [14, 14 + 45]
 
 
 def test_review_draws_from_the_stages_before():
