@@ -377,7 +377,8 @@ class ActorCritic(hk.Module):
       core: makes the core, so that its parameters are this module's.
       num_actions: A.
       core_input: what the core is given: `'rows'`, `[h * w, C]`, for a
-        `RelationalMemory` that treats its input as a matrix; `'flat'`,
+        `RelationalMemory` with `treat_input_as_matrix=True`, which is not its
+        default: without it, it takes the rows for one long vector; `'flat'`,
         `[h * w * C]`; or `'image'`, `[h, w, C]`, for a convolutional core.
       channels: of each convolution.
       strides: of each convolution.

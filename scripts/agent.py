@@ -196,7 +196,9 @@ class Agent:
 
     Returns:
       Losses; means over steps, of entropy, importance ratio and so on; and over
-      the episodes that ended, if any did.
+      the episodes that ended, if any did. `environment_steps` are all calls of
+      the environments' `step`, with those that lead from the end of an episode
+      to the next.
     """
     figures = {"environment_steps": step * batch_size * self._unroll_length}
     for name, value in means.items():
@@ -333,7 +335,8 @@ class Agent:
         values[1:],
         timesteps.reward[1:],
         self._discount * timesteps.discount[1:],
-        weights * ratios,
+        # Not a product, since a ratio that counts for nothing may be infinite.
+        jnp.where(counts, ratios, 0.0),
     )
     errors = learn.targets - values[:-1]
     entropy = -jnp.sum(jnp.exp(log_policy) * log_policy, axis=-1)
@@ -434,8 +437,9 @@ def _sums(figures: Figures) -> dict[str, jax.Array]:
   """Returns sums over steps and means over environments, of `[T, B]`."""
   sums = {}
   for name, (values, counts) in figures.items():
+    counted = jnp.where(counts, values, 0.0)
     counts = counts.astype(values.dtype)
-    sums[name + _SUM] = jnp.mean(jnp.sum(counts * values, axis=0))
+    sums[name + _SUM] = jnp.mean(jnp.sum(counted, axis=0))
     sums[name + _WEIGHT] = jnp.mean(jnp.sum(counts, axis=0))
   return sums
 

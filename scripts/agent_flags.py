@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 import functools
+import json
 import math
+import pathlib
 
 from absl import flags
 import haiku as hk
@@ -99,7 +101,7 @@ flags.DEFINE_integer(
     "eval_episodes",
     512,
     "Episodes of an evaluation, on levels apart from those of training and the "
-    "same each time. The policy is sampled.",
+    "same each time. Evaluations in training draw actions from the policy.",
     lower_bound=2,
 )
 
@@ -208,6 +210,9 @@ def train(make_environment: Callable[[], Environment]):
   )
   if FLAGS.mode == "train" and common_flags.is_leader():
     speed = summary["steps_per_second"] * FLAGS.batch_size * FLAGS.unroll_length
+    summary["environment_steps_per_second"] = round(speed, 1)
+    path = pathlib.Path(FLAGS.workdir) / "summary.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(f"{speed:,.0f} environment steps a second, without compilation")
     reports = training.read_metrics(FLAGS.workdir)
     ended = any("return" in report for report in reports)

@@ -249,7 +249,7 @@ _PROCESS_FLAGS = (
     "coordinator_timeout",
 )
 # Flags that may differ when a run goes on: none changes what an update does.
-_FREE = {
+FREE = {
     "workdir",
     "mode",
     "steps",
@@ -523,7 +523,7 @@ def train_or_evaluate(
       config={
           name: flag.value
           for name, flag in _flags_of_run().items()
-          if name not in _FREE.union(free_flags)
+          if name not in FREE.union(free_flags)
       },
       flagfile="".join(
           flag.serialize() + "\n"
@@ -572,7 +572,13 @@ def _parse(argv: list[str]) -> list[str]:
   left = FLAGS(argv)
   saved = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
   if FLAGS.workdir and FLAGS.mode == "eval" and saved.is_file():
-    left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
+    try:
+      left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
+    except flags.UnrecognizedFlagError as error:  # Not in argv, parsed before.
+      raise UsageError(
+          f"--workdir={FLAGS.workdir} must be of a run of this program, which "
+          f"has no --{error.flagname}, as that run had"
+      ) from error
   if FLAGS.matmul_precision != "default":
     jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
   set_precision()

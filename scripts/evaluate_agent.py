@@ -5,12 +5,15 @@
 Plays --eval_episodes episodes with the newest checkpoint, once with actions
 drawn from the policy and once with the likeliest, on the same levels, apart
 from those of training; another --eval_seed plays others. Prints a table and
-writes it to evaluation.json. The flags are those of the run; any that are
-given overrule them, so that --solution_length=6 tests longer ways to the gem.
+adds it as a line to evaluations.jsonl, with the step of the checkpoint. The
+flags are those of the run; any that are given overrule them, so that
+--solution_length=6 tests longer ways to the gem, and the line names them.
 """
 
 import json
 import pathlib
+import types
+from typing import Any
 
 from absl import flags
 import haiku as hk
@@ -34,30 +37,18 @@ flags.adopt_module_key_flags(train_mini_pacman)
 flags.DEFINE_integer("eval_seed", 0, "Seed of the levels.", lower_bound=0)
 
 
-def load_agent() -> tuple[Agent, hk.Params]:
-  """Returns the agent of --workdir, and its parameters.
+def load_agent() -> tuple[Agent, hk.Params, int]:
+  """Returns the agent of --workdir, its parameters, and their step.
 
   Raises:
     UsageError: if no agent was trained there, or not with these flags.
   """
-  if FLAGS.workdir is None:
-    raise common_flags.UsageError("--workdir must name the directory of a run")
-  saved = pathlib.Path(FLAGS.workdir) / "flags.txt"
-  names = set()
-  if saved.is_file():
-    lines = saved.read_text(encoding="utf-8").split()
-    names = {line.partition("=")[0] for line in lines}
-  trainers = {"--grid_size": train_box_world, "--rules": train_mini_pacman}
-  found = [trainer for name, trainer in trainers.items() if name in names]
-  if not found:
-    raise common_flags.UsageError(
-        f"--workdir={FLAGS.workdir} must be of a run of train_box_world or "
-        "train_mini_pacman"
-    )
+  trainer = _trainer()
   with common_flags.usage_errors():
-    env = found[0].make_environment()
+    env = trainer.make_environment()
   agent = agent_flags.make_agent(env)
-  params = training.load_params(FLAGS.workdir)
+  step = training.latest_step(FLAGS.workdir)
+  params = training.load_params(FLAGS.workdir, step)
   expected = jax.eval_shape(agent.init, jax.random.key(0))
   shapes = [
       {
@@ -71,12 +62,58 @@ def load_agent() -> tuple[Agent, hk.Params]:
         f"the network in --workdir={FLAGS.workdir} is not the one of the flags "
         "that were given"
     )
-  return agent, params
+  return agent, params, step
+
+
+def overruled() -> dict[str, Any]:
+  """Returns the flags that are other than those of the run, by name."""
+  saved = _saved_flags()
+  return {
+      flag.name: flag.value
+      for flag in FLAGS.get_key_flags_for_module(_trainer().__name__)
+      if not flag.using_default_value
+      and flag.serialize() not in saved
+      and flag.name not in common_flags.FREE
+  }
+
+
+def _trainer() -> types.ModuleType:
+  """Returns the program that trained what is in --workdir.
+
+  Raises:
+    UsageError: if none did, or a flag is given that only another one has.
+  """
+  if FLAGS.workdir is None:
+    raise common_flags.UsageError("--workdir must name the directory of a run")
+  names = {line.partition("=")[0] for line in _saved_flags()}
+  trainers = {"--grid_size": train_box_world, "--rules": train_mini_pacman}
+  found = [trainer for name, trainer in trainers.items() if name in names]
+  if not found:
+    raise common_flags.UsageError(
+        f"--workdir={FLAGS.workdir} must be of a run of train_box_world or "
+        "train_mini_pacman"
+    )
+  for other in {*trainers.values()} - {found[0]}:
+    for flag in FLAGS.flags_by_module_dict()[other.__name__]:
+      if flag.present:
+        raise common_flags.UsageError(
+            f"{flag.serialize()} is no flag of a run like the one in "
+            f"--workdir={FLAGS.workdir}"
+        )
+  return found[0]
+
+
+def _saved_flags() -> list[str]:
+  """Returns the flags of the run in --workdir, as lines; none if it is none."""
+  path = pathlib.Path(FLAGS.workdir) / "flags.txt"
+  if not path.is_file():
+    return []
+  return path.read_text(encoding="utf-8").splitlines()
 
 
 def main():
   """Evaluates."""
-  agent, params = load_agent()
+  agent, params, step = load_agent()
   key = agent_flags.held_out_key(FLAGS.eval_seed)
   policies = {
       policy: describe(
@@ -93,14 +130,19 @@ def main():
   ]
   headers = ["policy", "figure", "mean", "standard error", "episodes"]
   print(tabulate.tabulate(rows, headers, floatfmt=".4f"))
-  path = pathlib.Path(FLAGS.workdir) / "evaluation.json"
-  evaluation = {"eval_seed": FLAGS.eval_seed}
+  evaluation = {
+      "step": step,
+      "eval_seed": FLAGS.eval_seed,
+      "overruled": overruled(),
+  }
   for policy, figures in policies.items():
     evaluation[policy] = {
         name: dict(zip(headers[2:], numbers, strict=True))
         for name, numbers in figures.items()
     }
-  path.write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+  path = pathlib.Path(FLAGS.workdir) / "evaluations.jsonl"
+  with path.open("a", encoding="utf-8") as file:
+    file.write(json.dumps(evaluation) + "\n")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def learning_curves(
     metric: str,
     path: str | pathlib.Path,
     plateau: float | None = None,
+    x: str = "step",
+    reference: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ):
   """Draws a curve for each group of runs: mean, and spread from least to most.
 
@@ -94,13 +96,23 @@ def learning_curves(
     metric: which figure of `metrics.jsonl` to draw.
     path: where to write the picture.
     plateau: where to draw a dotted line, if anywhere.
+    x: which figure of `metrics.jsonl` to draw it against.
+    reference: points `(x, y)` to draw too, by label; x is then logarithmic.
 
   Raises:
     ValueError: if a run has no report with that figure.
   """
-  figure, axes = _axes("updates", metric.replace("_", " "))
+  names = {"step": "updates"}
+  figure, axes = _axes(
+      names.get(x, x.replace("_", " ")), metric.replace("_", " ")
+  )
   for label, workdirs in groups.items():
-    _draw(axes, label, [_curve(workdir, metric) for workdir in workdirs])
+    _draw(axes, label, [_curve(workdir, metric, x) for workdir in workdirs])
+  for label, points in (reference or {}).items():
+    at, values = zip(*points, strict=True)
+    axes.plot(at, values, "o", fillstyle="none", label=label)
+  if reference:
+    axes.set_xscale("log")
   if plateau is not None:
     axes.axhline(plateau, color="grey", linestyle=":", label="plateau")
   axes.legend(frameon=False)
@@ -316,13 +328,16 @@ def _increases(workdir: str | pathlib.Path) -> dict[int, float]:
   return found
 
 
-def _curve(workdir: str | pathlib.Path, metric: str) -> dict[int, float]:
-  """Returns a figure by step."""
-  records = training.read_metrics(workdir)
-  curve = {r["step"]: r[metric] for r in records if metric in r}
+def _curve(
+    workdir: str | pathlib.Path, metric: str, x: str = "step"
+) -> dict[int, float]:
+  """Returns a figure by step, or by another figure of the same step."""
+  reports = {}  # By step, since the last may have two.
+  for record in training.read_metrics(workdir):
+    reports[record["step"]] = reports.get(record["step"], {}) | record
+  curve = {r[x]: r[metric] for r in reports.values() if {x, metric} <= r.keys()}
   if not curve:
-    names = sorted(set().union(*records))
-    raise ValueError(
-        f"{workdir} has no report of {metric!r}; there are {names}."
-    )
+    names = sorted(set().union(*reports.values()))
+    which = repr(metric) if x == "step" else f"{metric!r} and {x!r}"
+    raise ValueError(f"{workdir} has no report of {which}; there are {names}.")
   return curve

@@ -4,11 +4,16 @@
   python -m scripts.plot_runs runs/lm/* --kind=unroll --output=unroll.png
   python -m scripts.plot_runs runs/grid/* --kind=flags --metric=eval_accuracy \
       --across=mem_slots --by=num_heads --output=grid.png
+  python -m scripts.plot_runs runs/mini_pacman/* --metric=return \
+      --x=environment_steps \
+      --reference=results/reinforcement_learning/paper_fig10.json
 
 Runs whose flags differ in the seed alone become one curve, or one point of
 --kind=flags: their mean, with the spread from the least to the most.
 """
 
+from collections.abc import Sequence
+import json
 import pathlib
 
 from absl import flags
@@ -34,6 +39,18 @@ flags.DEFINE_string(
 flags.DEFINE_string("across", None, "flags: the flag of the runs to go along.")
 flags.DEFINE_string(
     "by", None, "flags: another flag of the runs, each value of it a line."
+)
+flags.DEFINE_enum(
+    "x",
+    "step",
+    ["step", "environment_steps"],
+    "learning_curves: what the figure is drawn against; step: updates.",
+)
+flags.DEFINE_string(
+    "reference",
+    None,
+    "learning_curves: JSON file of points to draw too, {label: [[x, y], ...]}; "
+    "x is then logarithmic, for they may lie far beyond the runs.",
 )
 
 
@@ -61,8 +78,36 @@ def main(arguments: list[str]):
     elif FLAGS.kind == "unroll":
       figures.perplexity_by_unroll(groups, FLAGS.output)
     else:
-      figures.learning_curves(groups, FLAGS.metric, FLAGS.output)
+      figures.learning_curves(
+          groups,
+          FLAGS.metric,
+          FLAGS.output,
+          x=FLAGS.x,
+          reference=read_points(FLAGS.reference) if FLAGS.reference else {},
+      )
   print(FLAGS.output)
+
+
+def read_points(path: str) -> dict[str, list[Sequence[float]]]:
+  """Reads points, `(x, y)`, by label.
+
+  Args:
+    path: of a JSON file, `{label: [[x, y], ...]}`.
+
+  Raises:
+    UsageError: if it is anything else.
+  """
+  try:
+    points = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return {
+        label: [(float(x), float(y)) for x, y in pairs]
+        for label, pairs in points.items()
+    }
+  except (AttributeError, OSError, TypeError, ValueError) as error:
+    raise program.UsageError(
+        f"--reference={path} must be a JSON file {{label: [[x, y], ...]}}: "
+        f"{error}"
+    ) from error
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def main():
     raise common_flags.UsageError(
         f"--gif={FLAGS.gif} must name a file in a folder that exists"
     )
-  agent, params = evaluate_agent.load_agent()
+  agent, params, _ = evaluate_agent.load_agent()
   box = isinstance(agent.env, box_world.BoxWorld)
   names = box_world.ACTIONS if box else mini_pacman.ACTIONS
   key = agent_flags.held_out_key(FLAGS.eval_seed)

@@ -16,7 +16,7 @@ import pytest
 
 import rmc
 from rmc import training
-from scripts.agent import Agent, describe
+from scripts.agent import Agent, _sums, describe
 from tasks.environment import StepType
 from tests.cue_environment import Counter, FeedForward, Recall
 from tests.small_cores import jit
@@ -217,13 +217,22 @@ def test_actions_at_the_end_of_an_episode_teach_nothing():
   agent, params, unroll = seen(False)
   ends = unroll.timesteps.step_type[:, :-1] == LAST
   assert ends.any() and not ends.all()
-  grad = jit(jax.grad(lambda *x: agent._loss(*x)[0]))
+
+  def loss(*arguments):
+    loss, _, steps = agent._loss(*arguments)
+    return loss, _sums(steps)
+
+  grad = jit(jax.grad(loss, has_aux=True))
 
   def grads(where):
     actions = jnp.where(where, 1 - unroll.actions, unroll.actions)
-    log_probs = jnp.where(where, 0.0, unroll.log_probs)
+    # Ratios above all numbers at the end of an episode, below 1 elsewhere.
+    log_probs = jnp.where(ends, -1e3, 0.0)
+    log_probs = jnp.where(where, log_probs, unroll.log_probs)
     changed = unroll._replace(actions=actions, log_probs=log_probs)
-    return jax.tree.leaves(grad(params, changed))
+    grads, sums = grad(params, changed)
+    assert all(jnp.isfinite(x) for x in sums.values())
+    return jax.tree.leaves(grads)
 
   same, other = grads(ends), grads(~ends)
   for x, y, z in zip(grads(ends & ~ends), same, other, strict=True):
@@ -313,6 +322,35 @@ def test_memory(core, learning_rate):
       assert abs(mean) < 4 * error + 0.05
     else:
       assert mean > 0.9
+
+
+class RightAnswer(Recall):
+  """The answer is always 1."""
+
+  def reset(self, key):
+    state = super().reset(key)[0]._replace(cue=jnp.int32(1))
+    return state, self._timestep(state, jnp.float32(0))
+
+
+def test_episodes_are_worth_the_same_in_training_and_in_evaluation():
+  """The first, those after it, and those played, of a frozen policy."""
+  agent = make_agent("counter", RightAnswer(delay=2), unroll_length=16)
+  size = 512
+  params, carry = begin(agent, size)
+  # At step n of an episode answer 1 has the log-odds n - 1; asked at n = 2.
+  params["actor_critic/~/policy"] = {
+      "w": jnp.array([[0.0, 1.0]]), "b": jnp.array([0.0, -1.0])
+  }  # fmt: skip
+  expected = np.tanh(1 / 2)
+  indices = jnp.arange(size, dtype=jnp.int32)
+  _, _, figures = jit(agent._act)(params, jax.random.key(6), indices, carry)
+  returns, counts = (np.asarray(x) for x in figures["return"])  # [T, B]
+  # Three steps, and one to the next episode.
+  np.testing.assert_array_equal(np.flatnonzero(counts[:, 0]), [2, 6, 10, 14])
+  played = agent.play(params, jax.random.key(7), size)["return"][0]
+  for found in (returns[2], returns[6::4], np.asarray(played)):
+    error = ((1 - expected**2) / found.size) ** 0.5
+    assert abs(found.mean() - expected) < 4 * error
 
 
 def test_play():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scripts import figures, plot_runs, program, runs
-from tests.programs import parsed, run
+from tests.programs import ROOT, parsed, run
 
 
 def make_run(path, seed, accuracies, core="rmc", steps=9):
@@ -52,6 +52,59 @@ def test_curves_show_mean_and_spread(tmp_path, monkeypatch):
   assert drawn["labels"] == ["rmc (2 seeds)", "plateau"]
 
 
+def test_published_points_lie_under_a_curve(tmp_path, monkeypatch):
+  """What two reports of one step say is put together."""
+  drawn, axes = {}, None
+
+  def save(figure, path, **kwargs):
+    nonlocal axes
+    del path, kwargs
+    (axes,) = figure.axes
+    drawn.update(
+        (line.get_label(), line.get_xydata().tolist()) for line in axes.lines
+    )
+
+  monkeypatch.setattr(figures.Figure, "savefig", save)
+  (tmp_path / "metrics.jsonl").write_text(
+      '{"step": 1, "environment_steps": 40, "return": 2.0}\n'
+      '{"step": 2, "environment_steps": 80}\n'
+      '{"step": 2, "return": 3.0}\n'
+      '{"step": 3, "return": 9.0}\n'
+  )
+  reference = plot_runs.read_points(
+      ROOT / "results" / "reinforcement_learning" / "paper_fig10.json"
+  )
+  figures.learning_curves(
+      {"ours": [tmp_path]},
+      "return",
+      tmp_path / "c.png",
+      x="environment_steps",
+      reference=reference,
+  )
+  assert drawn.pop("ours") == [[40, 2], [80, 3]]
+  assert axes.get_xlabel() == "environment steps"
+  assert axes.get_xscale() == "log"
+  assert drawn["paper: RMC, viewport"][-2:] == [[2e9, 677], [3e9, 710]]
+  assert drawn["paper: LSTM, full"][-1] == [2e9, 598]
+  assert drawn["paper: RMC, full"][-1] == [1.7e9, 1159]
+  assert len(drawn) == 4
+  with pytest.raises(ValueError, match="'return' and 'updates'.*return"):
+    figures.learning_curves(
+        {"ours": [tmp_path]}, "return", tmp_path / "c.png", x="updates"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "[[1, 2]]", '{"a": 1}', '{"a": [[1]]}', '{"a": ["x"]}']
+)
+def test_points_that_cannot_be_read(tmp_path, text):
+  path = tmp_path / "points.json"
+  if text is not None:
+    path.write_text(text)
+  with pytest.raises(program.UsageError, match="points.json must be a JSON"):
+    plot_runs.read_points(path)
+
+
 def test_learning_curve_is_a_picture(tmp_path):
   workdir = make_run(tmp_path / "a", 0, [0.2, 0.4])
   figures.learning_curve(workdir, "accuracy")
@@ -70,7 +123,9 @@ def test_plot_runs(tmp_path):
     make_run(tmp_path / f"lstm{seed}", seed, [0.2, 0.3], core="lstm")
   output = tmp_path / "curves.png"
   runs = sorted(p for p in tmp_path.iterdir() if p.is_dir())
-  result = run("scripts.plot_runs", *runs, f"--output={output}")
+  (tmp_path / "points.json").write_text('{"theirs": [[30, 0.5]]}')
+  options = ["--x=step", f"--reference={tmp_path}/points.json"]
+  result = run("scripts.plot_runs", *runs, f"--output={output}", *options)
   assert result.returncode == 0, result.stderr
   assert output.read_bytes()[:4] == b"\x89PNG"
 

@@ -19,6 +19,7 @@ from rmc import training
 from scripts import (
   agent_flags,
   common_flags,
+  evaluate_agent,
   train_box_world,
   train_mini_pacman,
 )
@@ -99,6 +100,11 @@ def test_resumed_run_is_the_same(train, tmp_path):
   names |= {"eval_return", "eval_return_standard_error", "eval_distractor"}
   assert names <= figures.keys()
   assert (tmp_path / "whole" / "learning_curve.png").exists()
+  summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+  # Both are rounded.
+  assert summary["environment_steps_per_second"] == pytest.approx(
+      8 * 5 * summary["steps_per_second"], abs=0.1
+  )
 
 
 def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
@@ -106,7 +112,8 @@ def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
   assert {"level", "food", "pills", "ghosts"} <= records[-2].keys()
   result = run("evaluate_agent", f"--workdir={tmp_path}")
   assert result.returncode == 0, result.stderr
-  evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+  (evaluation,) = evaluations_of(tmp_path)
+  assert (evaluation["step"], evaluation["overruled"]) == (6, {})
   for policy in ("sampled", "greedy"):
     figures = evaluation[policy]
     assert figures["length"]["episodes"] == 16
@@ -127,6 +134,100 @@ def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
     # The board, and beside it what the slots attend to.
     assert image.width > 19 * 16 + 8 and image.height > 15 * 16
     assert image.n_frames > 1
+
+
+def leave_untrained(env, workdir, *arguments):
+  """Leaves what 3 updates of a run would, with parameters of no use."""
+  program = PROGRAMS[env]
+  with parsed(preset(f"{env}_smoke"), *arguments):
+    lines = [
+        flag.serialize()
+        for flag in FLAGS.get_key_flags_for_module(program.__name__)
+        if flag.name not in common_flags.FREE
+    ]
+    agent = agent_flags.make_agent(program.make_environment())
+    shapes = jax.eval_shape(agent.init, jax.random.key(0))
+  (workdir / "flags.txt").write_text("\n".join(lines) + "\n")
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes
+  )
+  state = training.init_state(params, optax.sgd(1.0), jax.random.key(0), None)
+  with contextlib.closing(training.Checkpointer(workdir)) as checkpointer:
+    checkpointer.save(training.to_numpy(state._replace(step=np.int32(3))), {})
+
+
+def evaluate(workdir, *arguments):
+  """Evaluates in this process; returns all evaluations so far."""
+  with parsed(
+      f"--flagfile={workdir}/flags.txt", f"--workdir={workdir}", *arguments
+  ):
+    evaluate_agent.main()
+  return evaluations_of(workdir)
+
+
+def evaluations_of(workdir):
+  text = (workdir / "evaluations.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def test_evaluations_say_what_they_are_of(tmp_path):
+  """Those with other flags stand beside those with the run's own."""
+  leave_untrained("box_world", tmp_path, "--core=lstm", "--eval_episodes=2")
+  # What is given as it was is not overruled.
+  (first,) = evaluate(tmp_path, "--num_forward=0,1")
+  again, second = evaluate(
+      tmp_path,
+      "--solution_length=2",
+      "--max_steps=1",
+      "--eval_episodes=3",
+      "--eval_seed=1",
+  )
+  assert again == first
+  assert (first["step"], first["eval_seed"]) == (3, 0)
+  assert (second["step"], second["eval_seed"]) == (3, 1)
+  assert first["overruled"] == {}
+  assert second["overruled"] == {
+      "solution_length": ["2"],
+      "max_steps": 1,
+      "eval_episodes": 3,
+  }
+  assert first["sampled"]["length"]["episodes"] == 2
+  assert second["sampled"]["length"]["episodes"] == 3
+  assert second["sampled"]["length"]["mean"] == 2
+
+
+def test_flags_of_another_environment(tmp_path):
+  leave_untrained("box_world", tmp_path, "--core=lstm")
+  with pytest.raises(
+      common_flags.UsageError, match="--frame_cap=10 is no flag of a run like"
+  ):
+    evaluate(tmp_path, "--frame_cap=10")
+
+
+@pytest.mark.parametrize("core", ["rmc", "conv_lstm"])
+def test_box_world_is_filmed(tmp_path, core):
+  """Of 10 x 10 cells; what is attended to is there for the RMC alone."""
+  leave_untrained("box_world", tmp_path, f"--core={core}")
+  film = tmp_path / "episode.gif"
+  result = run("render_agent", f"--workdir={tmp_path}", f"--gif={film}")
+  assert result.returncode == 0, result.stderr
+  with Image.open(film) as image:
+    assert (image.width > 10 * 16 + 8) == (core == "rmc")
+    assert 1 < image.n_frames <= 12
+    frame = np.asarray(image.convert("RGB"))
+  board = frame[: 10 * 16, : 10 * 16].reshape(-1, 3)
+  assert len(np.unique(board, axis=0)) > 3
+
+
+@pytest.mark.parametrize("program", ["evaluate_agent", "render_agent"])
+def test_workdir_of_another_program(tmp_path, program):
+  (tmp_path / "flags.txt").write_text("--seed=0\n--num_objects=4\n")
+  result = run(program, f"--workdir={tmp_path}")
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert f"--workdir={tmp_path} must be of a run of this" in result.stderr
+  assert "no --num_objects" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,7 @@ def test_another_architecture(workdir):
 
 def test_load_params(finished):
   state, _ = state_of(finished)
+  assert training.latest_step(finished) == state.step == 45
   assert_same_bits(training.load_params(finished), state.params)
   assert_same_bits(training.load_params(str(finished), 45), state.params)
   assert not np.array_equal(

@@ -1,6 +1,11 @@
 """Training: update step, loop, checkpoints and metrics."""
 
-from rmc.training.checkpoint import Checkpointer, CheckpointError, load_params
+from rmc.training.checkpoint import (
+    Checkpointer,
+    CheckpointError,
+    latest_step,
+    load_params,
+)
 from rmc.training.loop import Interrupted, NonFiniteError, Schedule, train
 from rmc.training.metrics import MetricsLog, read_metrics
 from rmc.training.multihost import MultihostError, initialize
@@ -28,6 +33,7 @@ __all__ = [
     "example_keys",
     "init_state",
     "initialize",
+    "latest_step",
     "load_params",
     "make_update",
     "read_metrics",

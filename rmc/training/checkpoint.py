@@ -154,6 +154,18 @@ class Checkpointer:
     return state._replace(params=params), signed["meta"]
 
 
+def latest_step(workdir: str | pathlib.Path) -> int:
+  """Returns the step of a run's newest checkpoint.
+
+  Args:
+    workdir: the run's directory.
+
+  Raises:
+    CheckpointError: if there is none.
+  """
+  return int(_find(workdir, None).name)
+
+
 def load_params(
     workdir: str | pathlib.Path, step: int | None = None
 ) -> hk.Params:
@@ -169,6 +181,21 @@ def load_params(
   Raises:
     CheckpointError: if there is no such checkpoint, or it cannot be read.
   """
+  directory = _find(workdir, step)
+  try:
+    signed = _read_signed(directory)
+    params = _read(directory / "params")
+    _check_digest("params", params, signed)
+  except Exception as error:  # orbax promises no type for damaged files.
+    raise CheckpointError(
+        f"the checkpoint of step {directory.name} in {directory.parent} cannot "
+        f"be read: {_first_line(error)}"
+    ) from error
+  return params
+
+
+def _find(workdir: str | pathlib.Path, step: int | None) -> pathlib.Path:
+  """Returns the directory of a checkpoint, of the newest for None."""
   directory = pathlib.Path(workdir).absolute() / _DIRECTORY
   steps = []
   if directory.is_dir():
@@ -178,17 +205,7 @@ def load_params(
     raise CheckpointError(
         f"{directory} has no checkpoint{which}; the steps there are {steps}."
     )
-  step = steps[-1] if step is None else step
-  try:
-    signed = _read_signed(directory / str(step))
-    params = _read(directory / str(step) / "params")
-    _check_digest("params", params, signed)
-  except Exception as error:  # orbax promises no type for damaged files.
-    raise CheckpointError(
-        f"the checkpoint of step {step} in {directory} cannot be read: "
-        f"{_first_line(error)}"
-    ) from error
-  return params
+  return directory / str(steps[-1] if step is None else step)
 
 
 def _read(directory: pathlib.Path) -> Any:
