@@ -160,12 +160,16 @@ def program(monkeypatch, capfd):
     compiled.clear()
     capfd.readouterr()
     monkeypatch.setattr(sys, "argv", ["train_nth_farthest.py", *arguments])
-    with (
-        flagsaver.flagsaver(),
-        jax.numpy_dtype_promotion("standard"),  # optax asks for it.
-        pytest.raises(SystemExit) as caught,
-    ):
-      common_flags.run(train_nth_farthest.main)
+    precision = jax.config.jax_default_matmul_precision
+    try:
+      with (
+          flagsaver.flagsaver(),
+          jax.numpy_dtype_promotion("standard"),  # optax asks for it.
+          pytest.raises(SystemExit) as caught,
+      ):
+        common_flags.run(train_nth_farthest.main)
+    finally:
+      jax.config.update("jax_default_matmul_precision", precision)
     out, err = capfd.readouterr()
     return caught.value.code or 0, out, err, list(compiled)
 
@@ -198,7 +202,7 @@ WRONG = {
     "--num_features=0": "num_features",
     "--order=foo": "order",
     "--attention=a.png": "--attention=a.png goes with --mode=eval",
-    "--curriculum=3": "as in 3x2 or 3x2x8, got '3'",
+    "--curriculum=3": "as in 3x2 or 3x2x8@0.8, got '3'",
     "--curriculum=3x4": "a stage must have 2 objects or more",
     "--curriculum=2x1 --curriculum_threshold=0": "threshold must be above 0",
     "--curriculum=2x1 --curriculum_review=1": "review must be from 0",
@@ -366,15 +370,11 @@ def test_evaluation_prints_figures(program, finished, tmp_path):
 )
 def test_options(program, tmp_path, monkeypatch, options):
   """On 8 devices; the flags are those that the next run would go on with."""
-  precision = jax.config.jax_default_matmul_precision
   monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
   short = ("--steps=3", "--eval_every=0", "--log_every=2")
-  try:
-    status, _, err, _ = program(
-        *TINY, *short, f"--workdir={tmp_path}", *options.split()
-    )
-  finally:
-    jax.config.update("jax_default_matmul_precision", precision)
+  status, _, err, _ = program(
+      *TINY, *short, f"--workdir={tmp_path}", *options.split()
+  )
   assert (status, err) == (0, "")
   assert [r["step"] for r in records_of(tmp_path)] == [2, 3]
   summary = summary_of(tmp_path)
