@@ -17,7 +17,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from rmc import checks
+from rmc import _checks
 from rmc.relational_memory import StepInfo
 from rmc.softmax import AdaptiveSoftmax, Softmax
 from rmc.unroll import unroll
@@ -400,7 +400,7 @@ class ActorCritic(hk.Module):
           "channels and strides must be equally many, at least one, got "
           f"{channels} and {strides}."
       )
-    checks.at_least(
+    _checks.at_least(
         1,
         num_actions=num_actions,
         channels=min(channels),

@@ -19,7 +19,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from rmc import checks
+from rmc import _checks
 
 _GATE_STYLES = ("unit", "memory", None)
 
@@ -147,7 +147,7 @@ class RelationalMemory(hk.RNNCore):
       ValueError: if an argument is out of its range.
     """
     super().__init__(name=name)
-    checks.at_least(
+    _checks.at_least(
         1,
         mem_slots=mem_slots,
         head_size=head_size,
@@ -155,7 +155,7 @@ class RelationalMemory(hk.RNNCore):
         num_blocks=num_blocks,
         attention_mlp_layers=attention_mlp_layers,
     )
-    checks.at_least(0, key_size=key_size or 0)
+    _checks.at_least(0, key_size=key_size or 0)
     if gate_style not in _GATE_STYLES:
       raise ValueError(
           f"gate_style must be one of {_GATE_STYLES}, got {gate_style!r}."

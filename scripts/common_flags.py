@@ -203,7 +203,10 @@ flags.DEFINE_integer(
     "entnet_hidden_size", 128, "EntNet: units of each cell.", lower_bound=1
 )
 flags.DEFINE_list(
-    "mlp_sizes", ["256"] * 4, "Sizes of the read-out's ReLU layers."
+    "mlp_sizes",
+    ["256"] * 4,
+    "Sizes of the read-out's ReLU layers; for Nth Farthest and Learning to "
+    "Execute only.",
 )
 flags.DEFINE_boolean(
     "remat",

@@ -181,7 +181,7 @@ def main():
       loss_fn,
       optimizer,
       evaluate,
-      free_flags=("eval_examples", "attention", "curriculum_threshold"),
+      free_flags=("eval_examples", "attention"),
   )
   if FLAGS.mode == "train" and common_flags.is_leader():
     if FLAGS.curriculum:

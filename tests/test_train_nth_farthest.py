@@ -463,22 +463,6 @@ def test_a_curriculum_is_evaluated_on_the_whole_task(program, tmp_path):
     assert with_curriculum[name] == without[name]
 
 
-def test_a_run_goes_on_with_another_threshold(program, tmp_path):
-  for steps, threshold, stage in ((10, 0.99, 0), (20, 0.01, 2)):
-    status, _, err, _ = program(
-        *TINY,
-        "--core=lstm",
-        "--hidden_size=4",
-        "--curriculum=2x1,2x2",
-        f"--curriculum_threshold={threshold}",
-        "--log_every=1",
-        f"--steps={steps}",
-        f"--workdir={tmp_path}",
-    )
-    assert (status, err) == (0, "")
-    assert summary_of(tmp_path)["stage"] == stage
-
-
 @pytest.mark.parametrize("core", ["rmc", "lstm", "dnc", "entnet"])
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets(program, tmp_path, path, core):

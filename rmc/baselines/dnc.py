@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmc import checks
+from rmc import _checks
 
 _CONTROLLERS = ("lstm", "feedforward")
 _EPSILON = 1e-6
@@ -161,7 +161,7 @@ class DNC(hk.RNNCore):
       ValueError: if an argument is out of its range.
     """
     super().__init__(name=name)
-    checks.at_least(
+    _checks.at_least(
         1,
         output_size=output_size,
         hidden_size=hidden_size,

@@ -10,7 +10,7 @@ Glossary of shapes:
 import haiku as hk
 import jax
 
-from rmc import checks
+from rmc import _checks
 
 
 class EntNet(hk.RNNCore):
@@ -54,7 +54,7 @@ class EntNet(hk.RNNCore):
       ValueError: if an argument is out of its range.
     """
     super().__init__(name=name)
-    checks.at_least(1, num_cells=num_cells, hidden_size=hidden_size)
+    _checks.at_least(1, num_cells=num_cells, hidden_size=hidden_size)
     self._cells = [
         hk.LSTM(hidden_size, name=f"lstm_{j}") for j in range(num_cells)
     ]
