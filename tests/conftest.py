@@ -1,8 +1,58 @@
 """Strict JAX for every test: no silent promotion, eight CPU devices."""
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
+import pytest
+
+from rmc import training
+from scripts import common_flags
+from tests.programs import parsed
+from tests.tiny_training import records_of
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+  """Keeps what is compiled, for modules whose runs have the same program."""
+  options = {
+      "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+      "jax_persistent_cache_min_compile_time_secs": 0.0,
+      "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def train_here(monkeypatch, compiled_once):
+  """Returns a function that runs a training program in this process.
+
+  Its arguments are the program's module, the directory of the run, flags, and
+  how many devices there are; it returns the records of metrics.jsonl.
+  """
+  data_parallel = training.DataParallel
+
+  def train_here(program, workdir, *arguments, num_devices=1):
+    monkeypatch.setattr(
+        training,
+        "DataParallel",
+        lambda mode: data_parallel(mode, jax.devices()[:num_devices]),
+    )
+    monkeypatch.setattr(common_flags, "_main_module", program.__name__)
+    # Optax divides by a mixture of types.
+    promotion = jax.numpy_dtype_promotion("standard")
+    with promotion, parsed(*arguments, f"--workdir={workdir}"):
+      program.main()
+    return records_of(workdir)
+
+  return train_here

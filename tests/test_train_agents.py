@@ -2,12 +2,8 @@
 
 import contextlib
 import json
-import pathlib
-import subprocess
-import sys
 
 from absl import flags
-from absl.testing import flagsaver
 import haiku as hk
 import jax
 import numpy as np
@@ -23,13 +19,11 @@ from scripts import (
   train_box_world,
   train_mini_pacman,
 )
-from tests.test_train_learn_to_execute import (
-  compiled_once,  # noqa: F401 - a fixture, which pytest finds here.
-)
-from tests.tiny_training import assert_same_bits, records_of
+from tests.programs import ROOT, parsed, run
+from tests.tiny_training import assert_same_bits
 
 FLAGS = flags.FLAGS
-PRESETS = pathlib.Path(__file__).parents[1] / "scripts" / "presets"
+PRESETS = ROOT / "scripts" / "presets"
 PROGRAMS = {"box_world": train_box_world, "mini_pacman": train_mini_pacman}
 
 
@@ -37,47 +31,20 @@ def preset(name):
   return f"--flagfile={PRESETS / name}.flags"
 
 
-@contextlib.contextmanager
-def parsed(*arguments):
-  """Parses flags, and forgets them afterwards."""
-  with flagsaver.flagsaver():
-    FLAGS(["train", *map(str, arguments)])
-    yield
-
-
 @pytest.fixture
-def train(monkeypatch, compiled_once):  # noqa: F811
+def train(train_here):
   """Returns a function that trains in this process, on some devices."""
-  data_parallel = training.DataParallel
 
   def train(env, workdir, *arguments, num_devices=1):
-    monkeypatch.setattr(
-        training,
-        "DataParallel",
-        lambda mode: data_parallel(mode, jax.devices()[:num_devices]),
+    return train_here(
+        PROGRAMS[env],
+        workdir,
+        preset(f"{env}_smoke"),
+        *arguments,
+        num_devices=num_devices,
     )
-    program = PROGRAMS[env]
-    monkeypatch.setattr(common_flags, "_main_module", program.__name__)
-    # Optax divides by a mixture of types.
-    promotion = jax.numpy_dtype_promotion("standard")
-    with promotion, parsed(
-        preset(f"{env}_smoke"), f"--workdir={workdir}", *arguments
-    ):
-      program.main()
-    return records_of(workdir)
 
   return train
-
-
-def run(program, *arguments):
-  """Runs a program by itself."""
-  return subprocess.run(
-      [sys.executable, "-m", f"scripts.{program}", *map(str, arguments)],
-      cwd=PRESETS.parents[1],
-      capture_output=True,
-      text=True,
-      check=False,
-  )
 
 
 def test_resumed_run_is_the_same(train, tmp_path):
@@ -110,7 +77,7 @@ def test_resumed_run_is_the_same(train, tmp_path):
 def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
   records = train("mini_pacman", tmp_path)
   assert {"level", "food", "pills", "ghosts"} <= records[-2].keys()
-  result = run("evaluate_agent", f"--workdir={tmp_path}")
+  result = run("scripts.evaluate_agent", f"--workdir={tmp_path}")
   assert result.returncode == 0, result.stderr
   (evaluation,) = evaluations_of(tmp_path)
   assert (evaluation["step"], evaluation["overruled"]) == (6, {})
@@ -127,7 +94,7 @@ def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
       len(evaluation[policy]) for policy in ("sampled", "greedy")
   )
   film = tmp_path / "episode.gif"
-  result = run("render_agent", f"--workdir={tmp_path}", f"--gif={film}")
+  result = run("scripts.render_agent", f"--workdir={tmp_path}", f"--gif={film}")
   assert result.returncode == 0, result.stderr
   assert result.stdout.startswith("Saved ")
   with Image.open(film) as image:
@@ -210,7 +177,7 @@ def test_box_world_is_filmed(tmp_path, core):
   """Of 10 x 10 cells; what is attended to is there for the RMC alone."""
   leave_untrained("box_world", tmp_path, f"--core={core}")
   film = tmp_path / "episode.gif"
-  result = run("render_agent", f"--workdir={tmp_path}", f"--gif={film}")
+  result = run("scripts.render_agent", f"--workdir={tmp_path}", f"--gif={film}")
   assert result.returncode == 0, result.stderr
   with Image.open(film) as image:
     assert (image.width > 10 * 16 + 8) == (core == "rmc")
@@ -223,7 +190,7 @@ def test_box_world_is_filmed(tmp_path, core):
 @pytest.mark.parametrize("program", ["evaluate_agent", "render_agent"])
 def test_workdir_of_another_program(tmp_path, program):
   (tmp_path / "flags.txt").write_text("--seed=0\n--num_objects=4\n")
-  result = run(program, f"--workdir={tmp_path}")
+  result = run(f"scripts.{program}", f"--workdir={tmp_path}")
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
   assert f"--workdir={tmp_path} must be of a run of this" in result.stderr
@@ -251,7 +218,7 @@ def test_workdir_of_another_program(tmp_path, program):
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, program, arguments, message):
-  result = run(program, *(x.format(tmp_path) for x in arguments))
+  result = run(f"scripts.{program}", *(x.format(tmp_path) for x in arguments))
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1 and message in result.stderr
   assert not result.stdout

@@ -1,14 +1,9 @@
 """The programs that train a language model and write text with it."""
 
-import contextlib
 import json
-import pathlib
 import socket
-import subprocess
-import sys
 
 from absl import flags
-from absl.testing import flagsaver
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -21,14 +16,10 @@ from rmc.training import checkpoint
 from scripts import common_flags, generate_text, train_language_model
 from tasks import language_modeling
 from tasks.language_modeling import SPLITS, TrainingWindows, Vocabulary
+from tests.programs import ROOT, parsed, run
 from tests.small_cores import jit
-from tests.test_train_learn_to_execute import (
-    compiled_once,  # noqa: F401 - a fixture, which pytest finds here.
-    records_of,
-)
 
 FLAGS = flags.FLAGS
-ROOT = pathlib.Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "scripts" / "presets").glob("lm_*.flags"))
 SMALL = (
     "--corpus=text",
@@ -45,14 +36,6 @@ SMALL = (
     "--checkpoint_every=3",
     "--eval_streams=3",
 )
-
-
-@contextlib.contextmanager
-def parsed(*arguments):
-  """Parses flags, and forgets them afterwards."""
-  with flagsaver.flagsaver():
-    FLAGS(["train_language_model", *map(str, arguments)])
-    yield
 
 
 def make_text(folder, num_types=20, turned=False):
@@ -90,43 +73,21 @@ def load(folder):
 
 
 @pytest.fixture
-def train(monkeypatch, compiled_once, folder):  # noqa: F811
+def train(train_here, folder):
   """Returns a function that trains in this process, on some devices."""
-  data_parallel = training.DataParallel
 
   def train(workdir, *arguments, num_devices=1, small=SMALL):
-    monkeypatch.setattr(
-        training,
-        "DataParallel",
-        lambda mode: data_parallel(mode, jax.devices()[:num_devices]),
-    )
-    monkeypatch.setattr(
-        common_flags, "_main_module", train_language_model.__name__
-    )
-    # Optax's Adam divides by a mixture of types.
-    promotion = jax.numpy_dtype_promotion("standard")
-    with promotion, parsed(
+    return train_here(
+        train_language_model,
+        workdir,
         *small,
         f"--manual_dir={folder}",
         f"--data_dir={folder.parent / 'data'}",
-        f"--workdir={workdir}",
         *arguments,
-    ):
-      train_language_model.main()
-    return records_of(workdir)
+        num_devices=num_devices,
+    )
 
   return train
-
-
-def run(module, *arguments):
-  """Runs a program by itself."""
-  return subprocess.run(
-      [sys.executable, "-m", f"scripts.{module}", *map(str, arguments)],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-  )
 
 
 def test_train_evaluate_generate(tmp_path, folder):
@@ -135,7 +96,7 @@ def test_train_evaluate_generate(tmp_path, folder):
   places = (f"--workdir={workdir}", f"--data_dir={tmp_path / 'data'}")
   more = ("--steps=9", "--eval_unroll=2,30")
   result = run(
-      "train_language_model",
+      "scripts.train_language_model",
       *SMALL,
       *places,
       f"--manual_dir={folder}",
@@ -150,7 +111,7 @@ def test_train_evaluate_generate(tmp_path, folder):
   assert len(vocabulary) == 22
 
   # The run's own flags come first.
-  result = run("train_language_model", *places, "--mode=eval")
+  result = run("scripts.train_language_model", *places, "--mode=eval")
   assert result.returncode == 0, result.stderr
   found = json.loads(result.stdout)
   assert found["step"] == 9
@@ -168,7 +129,7 @@ def test_train_evaluate_generate(tmp_path, folder):
   )
 
   prompt = ("--prompt=w3 w4 other", "--num_words=30", "--seed=5")
-  result = run("generate_text", places[0], *prompt)
+  result = run("scripts.generate_text", places[0], *prompt)
   assert result.returncode == 0, result.stderr
   words = result.stdout.replace("\n", " <eos> ").split()
   assert words[:3] == ["w3", "w4", "<unk>"]
@@ -200,7 +161,7 @@ def test_train_evaluate_generate(tmp_path, folder):
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, module, arguments, message):
-  result = run(module, f"--workdir={tmp_path}", *arguments)
+  result = run(f"scripts.{module}", f"--workdir={tmp_path}", *arguments)
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
   assert message in result.stderr

@@ -5,7 +5,6 @@ import json
 
 from absl import flags
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -13,7 +12,6 @@ from rmc import training
 from scripts import common_flags, train_learn_to_execute
 from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute
 from tests.programs import ROOT, parsed, run
-from tests.tiny_training import records_of
 
 FLAGS = flags.FLAGS
 PRESETS = sorted((ROOT / "scripts" / "presets").glob("lte_*.flags"))
@@ -21,47 +19,19 @@ SMOKE = f"--flagfile={ROOT / 'scripts/presets/lte_smoke.flags'}"
 PROGRAM = ("scripts.train_learn_to_execute", SMOKE)
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-  """Keeps what is compiled, since many runs here have the same program."""
-  options = {
-      "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-      "jax_persistent_cache_min_compile_time_secs": 0.0,
-      "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
 @pytest.fixture
-def train(monkeypatch, compiled_once):
+def train(train_here):
   """Returns a function that trains in this process, on some devices.
 
   What is compiled is far from the paper's size: 8 examples, a core of 2 slots
   of 4 units.
   """
-  data_parallel = training.DataParallel
 
   def train(workdir, *arguments, num_devices=1):
-    monkeypatch.setattr(
-        training,
-        "DataParallel",
-        lambda mode: data_parallel(mode, jax.devices()[:num_devices]),
-    )
-    monkeypatch.setattr(
-        common_flags, "_main_module", train_learn_to_execute.__name__
-    )
-    # Optax's Adam divides by a mixture of types.
-    promotion = jax.numpy_dtype_promotion("standard")
-    with promotion, parsed(
+    return train_here(
+        train_learn_to_execute,
+        workdir,
         SMOKE,
-        f"--workdir={workdir}",
         "--batch_size=8",
         "--num_heads=1",
         "--head_size=4",
@@ -73,9 +43,8 @@ def train(monkeypatch, compiled_once):
         "--checkpoint_every=3",
         "--test_programs=20",
         *arguments,
-    ):
-      train_learn_to_execute.main()
-    return records_of(workdir)
+        num_devices=num_devices,
+    )
 
   return train
 
