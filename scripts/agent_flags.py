@@ -13,12 +13,13 @@ import optax
 
 import rmc
 from rmc import training
-from scripts import common_flags, figures
+from scripts import common_flags, core_flags, figures
 from scripts.agent import Agent, describe
 from tasks.environment import Environment
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(core_flags)
 
 # Acting and learning.
 flags.DEFINE_integer(
@@ -139,7 +140,7 @@ def make_agent(env: Environment) -> Agent:
 
   def make_core():
     if FLAGS.core != "conv_lstm":
-      return common_flags.make_core(treat_input_as_matrix=rows)
+      return core_flags.make_core(treat_input_as_matrix=rows)
     return hk.Conv2DLSTM(
         torso_shape(env),
         FLAGS.conv_lstm_channels,
@@ -160,7 +161,7 @@ def make_agent(env: Environment) -> Agent:
             channels,
             strides,
             FLAGS.conv_kernel,
-            **common_flags.unroll_options(),
+            **core_flags.unroll_options(),
         ),
         unroll_length=FLAGS.unroll_length,
         discount=FLAGS.discount,

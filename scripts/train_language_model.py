@@ -34,7 +34,7 @@ import rmc
 from rmc import training
 from rmc.training import multihost
 from rmc.training.metrics import write_text
-from scripts import common_flags, figures
+from scripts import common_flags, core_flags, figures
 from tasks import language_modeling
 from tasks.language_modeling import (
     Perplexity,
@@ -46,6 +46,7 @@ from tasks.language_modeling import (
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(core_flags)
 
 flags.DEFINE_enum(
     "corpus",
@@ -232,12 +233,12 @@ def make_network(vocab_size: int) -> hk.MultiTransformed:
 
   def build():
     model = rmc.LanguageModel(
-        common_flags.make_core,
+        core_flags.make_core,
         make_softmax,
         FLAGS.embedding_dropout,
         FLAGS.output_dropout,
         FLAGS.output_projection,
-        **common_flags.unroll_options(),
+        **core_flags.unroll_options(),
     )
 
     def init(tokens):

@@ -27,13 +27,14 @@ import tabulate
 import rmc
 from rmc import training
 from rmc.training import multihost
-from scripts import common_flags, figures
+from scripts import common_flags, core_flags, figures
 from tasks import learn_to_execute
 from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute, score
 from tasks.prefetch import Prefetcher
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(core_flags)
 
 flags.DEFINE_enum("task", "program", learn_to_execute.TASKS, "What to learn.")
 flags.DEFINE_integer("length", 5, "Digits of a literal, at most.")
@@ -184,9 +185,9 @@ def _make_core() -> hk.RNNCore:
   """
   if FLAGS.core == "lstm":
     return hk.deep_rnn_with_skip_connections(
-        [common_flags.make_core() for _ in range(2)]
+        [core_flags.make_core() for _ in range(2)]
     )
-  return common_flags.make_core()
+  return core_flags.make_core()
 
 
 class _Apply(NamedTuple):
@@ -203,7 +204,7 @@ class _Apply(NamedTuple):
 
 def _make_network(task: LearnToExecute) -> hk.MultiTransformed:
   """Returns the network of the flags; `apply` is an `_Apply`."""
-  mlp_sizes = common_flags.mlp_sizes()
+  mlp_sizes = core_flags.mlp_sizes()
   forced = FLAGS.decoder == "teacher_forcing"
 
   def build():
@@ -212,7 +213,7 @@ def _make_network(task: LearnToExecute) -> hk.MultiTransformed:
         len(task.vocabulary),
         mlp_sizes,
         FLAGS.share_core,
-        **common_flags.unroll_options(),
+        **core_flags.unroll_options(),
     )
 
     def teach(batch):

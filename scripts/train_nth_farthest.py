@@ -23,7 +23,7 @@ import optax
 
 import rmc
 from rmc import training
-from scripts import common_flags, figures
+from scripts import common_flags, core_flags, figures
 from tasks.nth_farthest import (
     ORDERS,
     Curriculum,
@@ -33,6 +33,7 @@ from tasks.nth_farthest import (
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(core_flags)
 
 flags.DEFINE_integer("num_objects", 8, "Objects of a sequence.")
 flags.DEFINE_integer("num_features", 16, "Coordinates of an object.")
@@ -95,15 +96,15 @@ def main():
         FLAGS.curriculum_threshold,
         FLAGS.curriculum_review,
     )
-  mlp_sizes = common_flags.mlp_sizes()
+  mlp_sizes = core_flags.mlp_sizes()
   init_key, data_key, eval_key = jax.random.split(jax.random.key(FLAGS.seed), 3)
 
   def classifier():
     return rmc.SequenceClassifier(
-        common_flags.make_core,
+        core_flags.make_core,
         task.num_objects,
         mlp_sizes,
-        **common_flags.unroll_options(),
+        **core_flags.unroll_options(),
     )
 
   def sample(key, indices):

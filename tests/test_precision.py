@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import rmc
-from scripts import common_flags
+from scripts import common_flags, core_flags
 from tests import jaxprs
 from tests.small_cores import jit
 
@@ -25,7 +25,7 @@ def parse():
 
 
 def classify(inputs):
-  core = common_flags.make_core
+  core = core_flags.make_core
   return rmc.SequenceClassifier(core, num_classes=2, mlp_sizes=[8])(inputs)
 
 

@@ -15,6 +15,7 @@ from rmc import training
 from scripts import (
   agent_flags,
   common_flags,
+  core_flags,
   evaluate_agent,
   train_box_world,
   train_mini_pacman,
@@ -298,4 +299,4 @@ def test_conv_lstm_is_for_agents():
       parsed("--core=conv_lstm"),
       pytest.raises(common_flags.UsageError, match="is for agents"),
   ):
-    hk.transform(common_flags.make_core).init(None)
+    hk.transform(core_flags.make_core).init(None)
