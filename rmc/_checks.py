@@ -1,4 +1,7 @@
-"""Checks of constructor arguments that the cores share."""
+"""Checks of arguments that the modules share."""
+
+import jax
+import jax.numpy as jnp
 
 
 def at_least(least: int, **arguments: int):
@@ -14,3 +17,36 @@ def at_least(least: int, **arguments: int):
   for argument, value in arguments.items():
     if value < least:
       raise ValueError(f"{argument} must be at least {least}, got {value}.")
+
+
+def floating(inputs: jax.Array):
+  """Checks what enters a core.
+
+  Args:
+    inputs: an array.
+
+  Raises:
+    ValueError: if they are not of a floating type.
+  """
+  if not jnp.issubdtype(inputs.dtype, jnp.floating):
+    raise ValueError(
+        f"inputs must be of a floating type, got {inputs.dtype}; embed or "
+        "one-hot encode integers first."
+    )
+
+
+def batched(inputs: jax.Array, batch_size: int):
+  """Checks what enters a core whose state has a batch.
+
+  Args:
+    inputs: an array.
+    batch_size: that of the state.
+
+  Raises:
+    ValueError: if the inputs are not `[B, ...]`.
+  """
+  if inputs.ndim < 2 or inputs.shape[0] != batch_size:
+    raise ValueError(
+        "inputs must have shape [B, ...] with the batch size of the state, "
+        f"{batch_size}, or both no batch, got {list(inputs.shape)}."
+    )

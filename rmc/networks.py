@@ -49,8 +49,12 @@ class SequenceClassifier(hk.Module):
       remat: as in `rmc.unroll`.
       unroll: as in `rmc.unroll`.
       name: name of the module.
+
+    Raises:
+      ValueError: if there is no class.
     """
     super().__init__(name=name)
+    _checks.at_least(1, num_classes=num_classes)
     self._core = core()
     self._mlp = hk.nets.MLP(mlp_sizes, activate_final=True, name="mlp")
     self._logits = hk.Linear(num_classes, name="logits")
@@ -63,7 +67,8 @@ class SequenceClassifier(hk.Module):
 
     Args:
       inputs: `[T, B, ...]`.
-      lengths: how many steps each sequence has, 1 or more, `[B]`; None for T.
+      lengths: how many steps each sequence has, 1 or more, `[B]`; None, or
+        more than there are, for T.
 
     Returns:
       Logits, `[B, num_classes]`.
@@ -78,7 +83,8 @@ class SequenceClassifier(hk.Module):
     last = outputs[-1]
     if lengths is not None:
       # Past the length an output is zero.
-      last = jnp.take_along_axis(outputs, lengths[None, :, None] - 1, axis=0)[0]
+      place = jnp.minimum(jnp.asarray(lengths), len(outputs)) - 1
+      last = jnp.take_along_axis(outputs, place[None, :, None], axis=0)[0]
     return self._logits(self._mlp(last))
 
   def inspect(self, inputs: jax.Array) -> tuple[jax.Array, StepInfo]:
@@ -217,7 +223,7 @@ class Seq2Seq(hk.Module):
 
 
 class LanguageModel(hk.Module):
-  """Foretells each word of a text from those before it.
+  """Predicts each word of a text from those before it.
 
   A word's embedding is the core's input, and the core's output is projected to
   the size of an embedding, for the softmax, which may share the embeddings
@@ -289,12 +295,16 @@ class LanguageModel(hk.Module):
 
     Args:
       tokens: words, `[T, B]`.
-      targets: the words to foretell, `[T, B]`.
+      targets: the words to predict, `[T, B]`.
       state: the core's state before the first word.
       keys: of the dropout, one for each text, `[B]`; None for no dropout.
 
     Returns:
       Log-probabilities of the targets, `[T, B]`, and the core's next state.
+
+    Raises:
+      ValueError: if there is no projection and the core's output has not the
+        size of an embedding.
     """
     inputs = self._softmax.embed(tokens)  # [T, B, D]
     inputs = _dropout(inputs, self._embedding_dropout, keys, 0)
@@ -313,6 +323,9 @@ class LanguageModel(hk.Module):
 
     Returns:
       Log-probabilities `[B, V]` and the core's next state.
+
+    Raises:
+      ValueError: as a call.
     """
     output, state = self._core(self._softmax.embed(tokens), state)
     return self._softmax.all_log_probs(self._project(output)), state

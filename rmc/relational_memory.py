@@ -422,11 +422,7 @@ def _check_inputs(inputs: jax.Array, as_matrix: bool):
         "inputs must have at least 1 row and 1 feature, got shape "
         f"{list(inputs.shape)}."
     )
-  if not jnp.issubdtype(inputs.dtype, jnp.floating):
-    raise ValueError(
-        f"inputs must be of a floating type, got {inputs.dtype}; embed or "
-        "one-hot encode integers first."
-    )
+  _checks.floating(inputs)
 
 
 def _layer_norm(name: str) -> hk.LayerNorm:

@@ -14,6 +14,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from rmc import _checks
+
 # How many logits of one pass are in memory at a time, unless one step has more.
 _MAX_LOGITS = 2**26
 
@@ -41,11 +43,16 @@ def log_probs(
       at most 2**26 logits, but at least one.
 
   Returns:
-    Log-probabilities, `[T, ...]`.
+    Log-probabilities, `[T, ...]`; NaN for a target that is no class.
+
+  Raises:
+    ValueError: if chunk_size is below 1.
   """
 
   def chunk(outputs, targets):
-    return _pick(jax.nn.log_softmax(_logits(outputs, weights, bias)), targets)
+    values = jax.nn.log_softmax(_logits(outputs, weights, bias))
+    is_class = (targets >= 0) & (targets < weights.shape[0])
+    return jnp.where(is_class, _pick(values, targets), jnp.nan)
 
   return _in_chunks(chunk, outputs, targets, weights.shape[0], chunk_size)
 
@@ -59,13 +66,13 @@ class Softmax(hk.Module):
 
   When tied, the rows :math:`e_v` are the words' embeddings too::
 
-    >>> def foretell(tokens):
+    >>> def predict(tokens):
     ...   softmax = Softmax(vocab_size=10, embedding_size=4)
     ...   return softmax.log_probs(softmax.embed(tokens[:-1]), tokens[1:])
-    >>> foretell = hk.without_apply_rng(hk.transform(foretell))
+    >>> predict = hk.without_apply_rng(hk.transform(predict))
     >>> tokens = jnp.array([3, 1, 4, 1, 5])
-    >>> params = foretell.init(jax.random.key(0), tokens)
-    >>> foretell.apply(params, tokens).shape
+    >>> params = predict.init(jax.random.key(0), tokens)
+    >>> predict.apply(params, tokens).shape
     (4,)
 
   Attributes:
@@ -88,8 +95,12 @@ class Softmax(hk.Module):
       tied: whether the softmax's weights are the embedding.
       chunk_size: as in `log_probs`.
       name: name of the module.
+
+    Raises:
+      ValueError: if a size is below 1.
     """
     super().__init__(name=name)
+    _checks.at_least(1, vocab_size=vocab_size, embedding_size=embedding_size)
     self._vocab_size = vocab_size
     self.embedding_size = embedding_size
     self._tied = tied
@@ -106,6 +117,9 @@ class Softmax(hk.Module):
     Args:
       outputs: of the network, `[T, ..., D]`.
       targets: words, `[T, ...]`.
+
+    Returns:
+      NaN for what is no word, like `log_probs`.
     """
     return log_probs(outputs, *self._head(), targets, self._chunk_size)
 
@@ -165,9 +179,12 @@ class AdaptiveSoftmax(hk.Module):
 
     Raises:
       ValueError: if the cutoffs do not ascend from 1 to below V, or leave a
-        tail without features.
+        tail without features, or a size is below 1.
     """
     super().__init__(name=name)
+    _checks.at_least(
+        1, vocab_size=vocab_size, embedding_size=embedding_size, factor=factor
+    )
     bounds = [0, *cutoffs, vocab_size]
     if not cutoffs or any(a >= b for a, b in itertools.pairwise(bounds)):
       raise ValueError(
@@ -208,6 +225,9 @@ class AdaptiveSoftmax(hk.Module):
     Args:
       outputs: of the network, `[T, ..., D]`.
       targets: words, `[T, ...]`.
+
+    Returns:
+      NaN for what is no word, like `log_probs`.
     """
     parts = self._parts()
 
@@ -218,7 +238,8 @@ class AdaptiveSoftmax(hk.Module):
         in_tail, places = self._places(targets, i)
         in_head = head[..., self._head_size + i]
         result = jnp.where(in_tail, in_head + _pick(tail, places), result)
-      return result
+      is_word = (targets >= 0) & (targets < self._vocab_size)
+      return jnp.where(is_word, result, jnp.nan)
 
     return _in_chunks(
         chunk, outputs, targets, self._vocab_size, self._chunk_size
@@ -321,6 +342,7 @@ def _in_chunks(
   so that they can be split over devices.
   """
   steps = targets.shape[0]
+  _checks.at_least(1, chunk_size=1 if chunk_size is None else chunk_size)
   if chunk_size is None:
     logits_a_step = vocab_size * targets[0].size
     chunk_size = max(1, _MAX_LOGITS // max(1, logits_a_step))

@@ -80,7 +80,8 @@ def unroll(
       from the core's own initial state. It comes before the length is looked
       at. None: never.
     time_major: whether the time axis of inputs, `should_reset`, outputs and
-      all states is the first; otherwise it is the second, after the batch.
+      all states is the first; otherwise it is the second, after the batch,
+      which there must be then.
     remat: whether the backward pass computes everything anew, in chunks of
       about the square root of T steps, from the state before each chunk and
       its inputs: memory grows as that root, and the numbers are the same.
@@ -92,8 +93,9 @@ def unroll(
     states, a nest of `[T, B, ...]`.
 
   Raises:
-    ValueError: if the inputs have no steps or differ in their number, or if
-      `lengths` or `should_reset` have a wrong shape or type.
+    ValueError: if the inputs have no steps or differ in their number, if
+      `lengths` or `should_reset` have a wrong shape or type, or if
+      `time_major` is false, the core offers `precompute` and there is no batch.
   """
   if should_reset is not None:
     should_reset = jnp.asarray(should_reset)
@@ -115,17 +117,24 @@ def unroll(
     running = _running(jnp.asarray(lengths), num_steps)  # [T, B]
 
   options = {"unroll": unroll, "return_all_states": return_all_states}
+  hoists = hasattr(core, "precompute")
+  if hoists:
+    ranks = jax.tree.map(jnp.ndim, initial_state)
+    batched = ranks != jax.tree.map(jnp.ndim, core.initial_state(None))
+    if not batched and not time_major:
+      raise ValueError(
+          "time_major=False needs a batch, and initial_state has none."
+      )
 
   def unroll_all(inputs, initial_state):
     inputs, *switches = inputs
     take_step = core
-    if hasattr(core, "precompute"):
+    if hoists:
       take_step = core.advance
-      ranks = jax.tree.map(jnp.ndim, initial_state)
-      if ranks == jax.tree.map(jnp.ndim, core.initial_state(None)):
-        inputs = core.precompute(inputs)
-      else:
-        inputs = hk.BatchApply(core.precompute)(inputs)
+      precompute = core.precompute
+      if batched:
+        precompute = hk.BatchApply(precompute)
+      inputs = precompute(inputs)
 
     def step(inputs, state):
       inputs, should_reset, running = inputs

@@ -94,7 +94,8 @@ def vtrace(
       "rho_tm1": rho_tm1,
   }
   shapes = {name: jnp.shape(x) for name, x in arguments.items()}
-  if len(set(shapes.values())) != 1 or not jnp.size(v_tm1[:1]):
+  shape = shapes["v_tm1"]
+  if len(set(shapes.values())) != 1 or not shape or 0 in shape:
     raise ValueError(
         "v_tm1, v_t, r_t, discount_t and rho_tm1 must have one shape "
         f"[T, ...] with T at least 1, got {shapes}."

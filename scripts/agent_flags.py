@@ -13,6 +13,8 @@ import optax
 
 import rmc
 from rmc import training
+from rmc.training import multihost
+from rmc.training.metrics import write_text
 from scripts import common_flags, core_flags, figures
 from scripts.agent import Agent, describe
 from tasks.environment import Environment
@@ -209,11 +211,11 @@ def train(make_environment: Callable[[], Environment]):
       summarize=functools.partial(agent.summarize, FLAGS.batch_size),
       free_flags=("eval_episodes",),
   )
-  if FLAGS.mode == "train" and common_flags.is_leader():
+  if FLAGS.mode == "train" and multihost.is_leader():
     speed = summary["steps_per_second"] * FLAGS.batch_size * FLAGS.unroll_length
     summary["environment_steps_per_second"] = round(speed, 1)
     path = pathlib.Path(FLAGS.workdir) / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(summary, indent=2) + "\n")
     print(f"{speed:,.0f} environment steps a second, without compilation")
     reports = training.read_metrics(FLAGS.workdir)
     ended = any("return" in report for report in reports)

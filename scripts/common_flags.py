@@ -36,7 +36,13 @@ flags.DEFINE_enum(
     "train: train, or go on with the run in --workdir. eval: evaluate the "
     "newest checkpoint in --workdir, with its own flags unless overruled.",
 )
-flags.DEFINE_integer("seed", 0, "Seed of parameters and data.", lower_bound=0)
+flags.DEFINE_integer(
+    "seed",
+    0,
+    "Seed of parameters and data.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,  # JAX keeps no more of it.
+)
 flags.DEFINE_integer("steps", 10_000, "Updates in all.", lower_bound=1)
 flags.DEFINE_integer(
     "batch_size", 128, "Examples of an update, on all devices.", lower_bound=1
@@ -213,11 +219,6 @@ def run(main: Callable[[], None]):
 _main_module = ""
 
 
-def is_leader() -> bool:
-  """Returns whether this is the process that prints and draws."""
-  return jax.process_index() == 0
-
-
 def make_parallel() -> training.DataParallel:
   """Returns what --parallel asks for.
 
@@ -322,6 +323,7 @@ def train_or_evaluate(
     summarize: Callable[[int, int, dict[str, float]], dict[str, float]]
     | None = None,
     free_flags: tuple[str, ...] = (),
+    bound_flags: tuple[str, ...] = (),
 ) -> dict[str, Any]:
   """Does what --mode asks for.
 
@@ -336,6 +338,7 @@ def train_or_evaluate(
       must be a pure function.
     summarize: see `training.train`.
     free_flags: further flags that may differ when a run goes on.
+    bound_flags: flags of `FREE` that may not, in this run.
 
   Returns:
     The summary of the run, or the figures of the evaluation.
@@ -346,7 +349,7 @@ def train_or_evaluate(
 
   def init_and_show():
     state = init()
-    if is_leader():
+    if multihost.is_leader():
       print_parameters(state.params)
     return state
 
@@ -377,7 +380,7 @@ def train_or_evaluate(
       config={
           name: flag.value
           for name, flag in _flags_of_run().items()
-          if name not in FREE.union(free_flags)
+          if name not in FREE.union(free_flags).difference(bound_flags)
       },
       flagfile="".join(
           flag.serialize() + "\n"
@@ -416,7 +419,7 @@ def _evaluate(init, evaluate) -> dict[str, float]:
     multihost.on_leader(restore)
     state = multihost.from_leader(state)
   figures = {"step": int(state.step)} | evaluate(state)
-  if is_leader():
+  if multihost.is_leader():
     print(json.dumps(figures))
   return figures
 

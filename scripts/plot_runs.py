@@ -1,6 +1,6 @@
 """Draws several runs into one figure.
 
-  python -m scripts.plot_runs runs/demo/* --output=curves.png
+  python -m scripts.plot_runs runs/demo/*_seed* --output=curves.png
   python -m scripts.plot_runs runs/lm/* --kind=unroll --output=unroll.png
   python -m scripts.plot_runs runs/grid/* --kind=flags --metric=eval_accuracy \
       --across=mem_slots --by=num_heads --output=grid.png

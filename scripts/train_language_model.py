@@ -9,7 +9,7 @@ text, which must stay the same), checkpoints and learning_curve.png;
 `python -m scripts.generate_text` writes text with it.
 
 Training reads `--batch_size` streams, whose states go from each update to the
-next. `loss` is in nats a word. Evaluation foretells every word of a split once,
+next. `loss` is in nats a word. Evaluation predicts every word of a split once,
 `<eos>` at the end of each line too, and carries the state through all of it:
 in one stream, or in `--eval_streams`, each from the core's own start.
 `valid_perplexity` is reported at each evaluation. After the last update, and
@@ -192,7 +192,7 @@ def main():
       batches=batches,
       free_flags=_FREE_FLAGS,
   )
-  if FLAGS.mode == "train" and common_flags.is_leader():
+  if FLAGS.mode == "train" and multihost.is_leader():
     figures.learning_curve(FLAGS.workdir, "valid_perplexity")
 
 
@@ -256,7 +256,7 @@ def perplexity(
     vocabulary: Vocabulary,
     length: int,
 ) -> Perplexity:
-  """Foretells each word of a split once, in streams of a length.
+  """Predicts each word of a split once, in streams of a length.
 
   Args:
     log_probs: `(tokens, targets, state) -> (log-probabilities, state)`.

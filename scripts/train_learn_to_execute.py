@@ -144,10 +144,12 @@ def main():
 
   def validate(params):
     """Evaluates on the curriculum's level and tells it."""
+    recall()  # A finished run that is run again asks for no batch.
     level = curriculum.level
     numbers = np.arange(_VALID_PROGRAMS)
     valid = task.sample(_EVAL_SEED, numbers, level, "valid")
-    loss = multihost.on_leader(lambda: float(eval_figures(params, valid)[0]))
+    loss = float(eval_figures(params, valid)[0])  # On all processes.
+    loss = multihost.on_leader(lambda: loss)  # To the last bit the same.
     curriculum.update(loss)
     return {
         "valid_loss": loss,
@@ -169,10 +171,11 @@ def main():
         evaluate,
         batches=batches,
         free_flags=("test_programs",),
+        bound_flags=("eval_every",) if curriculum.adapts else (),
     )
   finally:
     prefetcher.close()
-  if common_flags.is_leader():
+  if multihost.is_leader():
     _show(task, network, Batch(*(x[:_PROGRAMS_SHOWN] for x in test)))
     if FLAGS.mode == "train":
       figures.learning_curve(FLAGS.workdir, "eval_character_accuracy")

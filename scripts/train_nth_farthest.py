@@ -23,6 +23,7 @@ import optax
 
 import rmc
 from rmc import training
+from rmc.training import multihost
 from scripts import common_flags, core_flags, figures
 from tasks.nth_farthest import (
     ORDERS,
@@ -57,8 +58,7 @@ flags.DEFINE_float(
     0.9,
     "The next stage begins when the accuracy on the present one, a running "
     "mean of some 20 updates that starts from 0, is this much, unless the "
-    "stage has a threshold of its own. It may be another one when a run goes "
-    "on.",
+    "stage has a threshold of its own.",
 )
 flags.DEFINE_float(
     "curriculum_review",
@@ -184,7 +184,7 @@ def main():
       evaluate,
       free_flags=("eval_examples", "attention"),
   )
-  if FLAGS.mode == "train" and common_flags.is_leader():
+  if FLAGS.mode == "train" and multihost.is_leader():
     if FLAGS.curriculum:
       names = [str(stage) for stage in curriculum.stages]
       figures.curriculum_curve(FLAGS.workdir, "accuracy", names, task.plateau)
@@ -192,7 +192,7 @@ def main():
       figures.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
     if FLAGS.core == "rmc":
       draw_attention(pathlib.Path(FLAGS.workdir, "attention.png"))
-  elif FLAGS.attention and common_flags.is_leader():
+  elif FLAGS.attention and multihost.is_leader():
     draw_attention(FLAGS.attention)
 
 

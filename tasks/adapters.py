@@ -223,7 +223,11 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
       seed: int | Sequence[int | None] | None = None,
       options: dict[str, Any] | None = None,
   ) -> tuple[np.ndarray, dict[str, Any]]:
-    """See `gymnasium.vector.VectorEnv.reset`; there are no options."""
+    """See `gymnasium.vector.VectorEnv.reset`; there are no options.
+
+    Raises:
+      ValueError: if there are not as many seeds as environments.
+    """
     del options
     if isinstance(seed, int | np.integer):
       seed = [int(seed) + i for i in range(self.num_envs)]

@@ -160,6 +160,8 @@ class BoxWorld(environment.Environment):
         raise ValueError(
             f"{name} must list integers of at least {least}, got {values!r}"
         )
+    if grid_size < 1:
+      raise ValueError(f"grid_size must be at least 1, got {grid_size}")
     if branch_length < 1:
       raise ValueError(f"branch_length must be at least 1, got {branch_length}")
     if max_steps < 0:

@@ -125,6 +125,9 @@ class Environment(abc.ABC):
 
     Returns:
       uint8 [rows * scale, cols * scale, 3].
+
+    Raises:
+      ValueError: if scale is below 1.
     """
     if scale < 1:
       raise ValueError(f"scale must be at least 1, got {scale}")

@@ -221,8 +221,9 @@ class LearnToExecute:
       A batch of them.
 
     Raises:
-      ValueError: if the level is beyond this task's, the split is unknown, or
-        there is no program of this level in it.
+      ValueError: if the seed or the examples are not such numbers, the level
+        is beyond this task's, the split is unknown, or there is no program of
+        this level in it.
     """
     level = level or Level(self.length, self.nesting)
     if not (
@@ -234,7 +235,21 @@ class LearnToExecute:
       )
     if split not in SPLITS:
       raise ValueError(f"split must be one of {SPLITS}, got {split!r}.")
-    examples = np.asarray(examples, np.int64)
+    if seed < 0:
+      raise ValueError(f"seed must be at least 0, got {seed}.")
+    examples = np.asarray(examples)
+    if (
+        examples.ndim != 1
+        or not examples.size
+        or not np.issubdtype(examples.dtype, np.integer)
+        or examples[0] < 0
+        or np.any(examples[1:] <= examples[:-1])
+    ):
+      raise ValueError(
+          "examples must be numbers, at least one, from 0, ascending, got "
+          f"{examples}."
+      )
+    examples = examples.astype(np.int64)
     bucket = SPLITS.index(split)
     words = self._words([seed, bucket], examples, 0)
     lengths, nestings = self._levels(words, level)

@@ -169,7 +169,25 @@ class NthFarthest:
     Returns:
       Inputs `[k, d + 3k]`, float32, and the label of the answer, from 0,
       int32.
+
+    Raises:
+      ValueError: if points or labels have a wrong shape, or the labels, if they
+        are not traced, are not each of the k.
     """
+    k = self.num_objects
+    expected = {"points": (k, self.num_features), "labels": (k,)}
+    for name, x in (("points", points), ("labels", labels)):
+      if jnp.shape(x) != expected[name]:
+        raise ValueError(
+            f"{name} must have shape {list(expected[name])}, got "
+            f"{list(jnp.shape(x))}."
+        )
+    if not isinstance(labels, jax.core.Tracer):
+      if sorted(np.asarray(labels).tolist()) != list(range(k)):
+        raise ValueError(
+            f"labels must be the numbers from 0 to {k - 1} in some order, got "
+            f"{np.asarray(labels).tolist()}."
+        )
     inputs = self._lay_out(points, labels, reference, rank)
     return inputs, self.answer(inputs)
 
@@ -260,6 +278,11 @@ class Curriculum:
             f"1 feature or more, and no more of each than the task, {task}, "
             f"got {stage}."
         )
+    if any(stage[:3] == task.whole[:3] for stage in stages[:-1]):
+      raise ValueError(
+          "the whole task must be the last stage, which it is anyway, got "
+          f"{', '.join(map(str, stages))}."
+      )
     own = [stage.threshold for stage in stages if stage.threshold is not None]
     for value in (threshold, *own):
       if not 0 < value < 1:  # A running mean never gets to 1.

@@ -66,3 +66,21 @@ def test_a_state_of_another_number_of_cells():
 
   with pytest.raises(ValueError, match="state must have 3 cells, got 2"):
     draw_params(fn, inputs(BATCH))
+
+
+@pytest.mark.parametrize(
+    "shape, dtype, batch_size, message",
+    [
+        ((3, 5), "float32", 2, r"batch size of the state, 2.*got \[3, 5\]"),
+        ((5,), "float32", 2, r"shape \[B, ...\].*got \[5\]"),
+        ((2, 5), "float32", None, r"shape \[D\].*got \[2, 5\]"),
+        ((2, 5), "int32", 2, "floating type, got int32"),
+    ],
+)
+def test_wrong_inputs(shape, dtype, batch_size, message):
+  def fn(inputs):
+    core = EntNet(2, 3)
+    return core(inputs, core.initial_state(batch_size))
+
+  with pytest.raises(ValueError, match=f"inputs must .*{message}"):
+    hk.transform(fn).init(jax.random.key(0), np.ones(shape, dtype))

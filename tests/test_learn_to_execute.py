@@ -334,6 +334,19 @@ def test_wrong_level(level):
     task.sample(0, np.arange(2), level)
 
 
+@pytest.mark.parametrize(
+    "examples", [[], [-1, 3], [-1, 0, 1], [0.0], [1, 1], [2, 1], [[0, 1]], 3]
+)
+def test_wrong_examples(examples):
+  with pytest.raises(ValueError, match="examples must be numbers, .* got "):
+    LearnToExecute("copy", 3).sample(0, np.array(examples))
+
+
+def test_wrong_seed():
+  with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+    LearnToExecute("copy", 3).sample(-1, np.arange(2))
+
+
 def test_wrong_split_and_text():
   task = LearnToExecute("copy", 3)
   with pytest.raises(ValueError, match="split must be one of .* 'dev'"):

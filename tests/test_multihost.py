@@ -84,6 +84,17 @@ def test_in_a_job_jax_finds_the_others(monkeypatch):
   ]
 
 
+@pytest.mark.parametrize("error", [OSError, RuntimeError, KeyError])
+def test_any_error_of_joining_is_told(monkeypatch, error):
+  def fail(*args, **kwargs):
+    raise error("no metadata")
+
+  monkeypatch.setattr(jax.distributed, "initialize", fail)
+  monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+  with pytest.raises(training.MultihostError, match="no metadata"):
+    training.initialize(timeout_seconds=7)
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [

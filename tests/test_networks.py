@@ -77,6 +77,26 @@ def test_classifier_of_sequences_that_differ_in_length(core):
     assert_close(np.asarray(logits[b]), np.asarray(alone[0]), atol=1e-5)
 
 
+def test_a_length_beyond_the_end_is_the_end():
+  inputs = DEFAULT.inputs(STEPS, BATCH)
+  params = draw_params(classify(), inputs)
+
+  def with_lengths(inputs):
+    lengths = [STEPS + 3] * BATCH
+    return rmc.SequenceClassifier(CORES["rmc"], 7, (6, 8))(inputs, lengths)
+
+  assert_close(
+      apply(with_lengths, params, inputs), apply(classify(), params, inputs)
+  )
+
+
+def test_no_classes():
+  with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+    hk.transform(
+        lambda: rmc.SequenceClassifier(CORES["rmc"], num_classes=0)
+    ).init(None)
+
+
 def test_default_read_out():
   """Four layers of 256, as in the paper."""
 

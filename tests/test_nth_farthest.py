@@ -149,6 +149,22 @@ def test_errors(arguments, message):
     NthFarthest(**arguments)
 
 
+@pytest.mark.parametrize(
+    "points, labels, message",
+    [
+        ([2, 2], [0, 1, 2], r"points must have shape \[3, 2\], got \[2, 2\]"),
+        ([3, 1], [0, 1, 2], r"points must have shape .*got \[3, 1\]"),
+        ([3, 2], [0, 1], r"labels must have shape \[3\], got \[2\]"),
+        ([3, 2], [1, 2, 3], r"labels must be .* 0 to 2 .*\[1, 2, 3\]"),
+        ([3, 2], [0, 0, 2], r"labels must be .* 0 to 2 .*\[0, 0, 2\]"),
+    ],
+)
+def test_compose_errors(points, labels, message):
+  labels = jnp.array(labels, jnp.int32)
+  with pytest.raises(ValueError, match=message):
+    NthFarthest(3, 2).compose(jnp.zeros(points), labels, labels[0], labels[0])
+
+
 # Stages and curricula.
 
 
@@ -238,6 +254,10 @@ def test_a_stage_that_cannot_be_read_is_an_error(name):
         ({"stages": [Stage(3, 1, 5)]}, "than the task.*got 3x1x5"),
         ({"stages": [Stage(3, 0, 3)]}, "1 feature or more"),
         ({"stages": [Stage(3, 3, 3)]}, "than the task.*got 3x3"),
+        (
+            {"stages": [Stage(3, 1, 3), Stage(4, 2, 4), Stage(2, 1, 2)]},
+            "whole task must be the last stage.*got 3x1, 4x2, 2x1",
+        ),
         ({"threshold": 0}, "threshold must be above 0 .* got 0"),
         ({"threshold": 1}, "threshold .* below 1, got 1"),
         ({"stages": [Stage(3, 1, 3, 1.5)]}, "threshold .* got 1.5"),

@@ -254,6 +254,41 @@ def test_wrong_cutoffs(cutoffs):
     hk.transform(fn).init(None)
 
 
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        (rmc.Softmax, {"vocab_size": 0}),
+        (rmc.Softmax, {"embedding_size": 0}),
+        (rmc.AdaptiveSoftmax, {"cutoffs": (2,), "factor": 0}),
+        (rmc.AdaptiveSoftmax, {"cutoffs": (2,), "factor": -2}),
+        (rmc.AdaptiveSoftmax, {"cutoffs": (2,), "chunk_size": 0}),
+        (rmc.Softmax, {"chunk_size": -1}),
+    ],
+)
+def test_wrong_sizes(kind, arguments):
+  name, value = list(arguments.items())[-1]
+
+  def fn():
+    sizes = {"vocab_size": VOCAB, "embedding_size": SIZE} | arguments
+    return kind(**sizes).log_probs(jnp.zeros([2, SIZE]), jnp.zeros(2, int))
+
+  with pytest.raises(ValueError, match=f"{name} must be at least 1, .* {value}"):
+    hk.transform(fn).init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("kind", ["full", "adaptive"])
+def test_what_is_no_word_has_no_probability(kind):
+  def fn(outputs, targets):
+    return make(kind).log_probs(outputs, targets)
+
+  transformed = hk.without_apply_rng(hk.transform(fn))
+  arguments = jnp.zeros([4, SIZE]), jnp.array([-1, 0, VOCAB - 1, VOCAB])
+  params = transformed.init(jax.random.key(0), *arguments)
+  with jax.debug_nans(False):
+    values = transformed.apply(params, *arguments)
+  assert np.isnan(values).tolist() == [True, False, False, True]
+
+
 def test_adaptive_starts_even():
   """Without features every word is as likely, wherever it is."""
 

@@ -180,6 +180,14 @@ def test_resumed_run_is_the_same(train, tmp_path, monkeypatch, arguments):
   train(tmp_path / "parts", "--steps=7", *arguments)
   parts = train(tmp_path / "parts", "--steps=11", *arguments)
   assert parts == whole
+  # Its last report, out of turn, is made again, on the same level.
+  assert train(tmp_path / "parts", "--steps=11", *arguments) == whole
+  change = "--steps=12", "--eval_every=4", *arguments
+  if whole[-1].keys() & {"level_length"}:
+    with pytest.raises(training.CheckpointError, match="eval_every was 2 and"):
+      train(tmp_path / "parts", *change)
+  else:
+    train(tmp_path / "parts", *change)
   levels = [
       (record["level_length"], record["level_nesting"])
       for record in whole
@@ -191,7 +199,7 @@ def test_resumed_run_is_the_same(train, tmp_path, monkeypatch, arguments):
     assert levels[:5] == [(1, 1), (1, 1), (2, 1), (2, 1), (2, 2)]
   for x, y in zip(
       jax.tree.leaves(training.load_params(tmp_path / "whole")),
-      jax.tree.leaves(training.load_params(tmp_path / "parts")),
+      jax.tree.leaves(training.load_params(tmp_path / "parts", 11)),
       strict=True,
   ):
     np.testing.assert_array_equal(x, y)

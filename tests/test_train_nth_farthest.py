@@ -186,6 +186,7 @@ WRONG = {
     "--learning_rate=-1": "learning_rate",
     "--learning_rate=nan": "learning_rate",
     "--learning_rate=inf": "learning_rate",
+    "--seed=4294967296": "--seed: value should be in the range [0, 4294967295",
     "--min_learning_rate=1": "--min_learning_rate must be at most",
     "--max_grad_norm=nan": "max_grad_norm",
     "--lr_decay_rate=2": "lr_decay_rate",

@@ -53,6 +53,20 @@ def fail(at):
 # Schedule and files.
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((0,), "num_steps must be at least 1, got 0"),
+        ((5, 0), "log_every must be at least 1, got 0"),
+        ((5, 1, -1), "eval_every must be at least 0, got -1"),
+        ((5, 1, 0, -2), "checkpoint_every must be at least 0, got -2"),
+    ],
+)
+def test_wrong_schedule(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    training.Schedule(*arguments)
+
+
 def test_reports_evaluations_and_checkpoints_come_when_they_are_due(unbroken):
   records = records_of(unbroken)
   assert [r["step"] for r in records] == [10, 20, 30, 40, 47]

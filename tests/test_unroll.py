@@ -577,3 +577,14 @@ def test_wrong_state():
         lambda x: rmc.unroll(DEFAULT.core(), x, memory),
         DEFAULT.inputs(STEPS, BATCH),
     )
+
+
+def test_batch_major_without_a_batch():
+  """Time and features would change places."""
+
+  def fn(x):
+    core = DEFAULT.core()
+    return rmc.unroll(core, x, core.initial_state(None), time_major=False)
+
+  with pytest.raises(ValueError, match="time_major=False needs a batch"):
+    hk.transform(fn).init(jax.random.key(0), DEFAULT.inputs(STEPS, BATCH)[:, 0])

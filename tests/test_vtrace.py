@@ -154,6 +154,7 @@ def test_rlax(lambda_, bar, pg_bar):
     [
         ({"r_t": np.zeros([STEPS, 1], np.float32)}, r"one shape \[T, ...\]"),
         ({name: np.zeros([0, 2], np.float32) for name in NAMES}, "at least 1"),
+        ({name: np.float32(0) for name in NAMES}, "at least 1"),
         ({"lambda_": 1.5}, "lambda_ must be from 0 to 1, got 1.5"),
         ({"clip_rho": 0.0}, "clip_rho must be above 0, got 0.0"),
         ({"clip_pg_rho": -1.0}, "clip_pg_rho must be above 0, got -1.0"),

@@ -325,16 +325,8 @@ class DNC(hk.RNNCore):
   def _check(self, inputs: jax.Array, state: DNCState):
     """Raises a ValueError if inputs or state, with a batch, are not fit."""
     batch_size = jnp.shape(state.memory)[0]
-    if inputs.ndim < 2 or inputs.shape[0] != batch_size:
-      raise ValueError(
-          "inputs must have shape [B, ...] with the batch size of the state, "
-          f"{batch_size}, or both no batch, got {list(inputs.shape)}."
-      )
-    if not jnp.issubdtype(inputs.dtype, jnp.floating):
-      raise ValueError(
-          f"inputs must be of a floating type, got {inputs.dtype}; embed or "
-          "one-hot encode integers first."
-      )
+    _checks.batched(inputs, batch_size)
+    _checks.floating(inputs)
     expected_state = self.initial_state(batch_size)
     layers = len(expected_state.controller)
     if len(state.controller) != layers:

@@ -9,6 +9,7 @@ Glossary of shapes:
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 
 from rmc import _checks
 
@@ -83,12 +84,22 @@ class EntNet(hk.RNNCore):
       A pair of the output, `[B, H]`, and the next state.
 
     Raises:
-      ValueError: if the inputs have a wrong shape, or the state another number
-        of cells.
+      ValueError: if the inputs have a wrong shape or type, or the state another
+        number of cells.
     """
+    inputs = jnp.asarray(inputs)
+    _checks.floating(inputs)
     if len(state) != len(self._cells):
       raise ValueError(
           f"state must have {len(self._cells)} cells, got {len(state)}."
+      )
+    hidden = state[0].hidden
+    if hidden.ndim > 1:
+      _checks.batched(inputs, len(hidden))
+    elif inputs.ndim != 1:
+      raise ValueError(
+          "inputs must have shape [D], as the state has no batch, got "
+          f"{list(inputs.shape)}."
       )
     hidden, next_state = zip(
         *(cell(inputs, x) for cell, x in zip(self._cells, state, strict=True)),

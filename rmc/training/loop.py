@@ -17,6 +17,7 @@ import jax
 from jax.experimental import multihost_utils
 import tqdm
 
+from rmc import _checks
 from rmc.training import multihost
 from rmc.training.checkpoint import Checkpointer, CheckpointError
 from rmc.training.metrics import MetricsLog, write_text
@@ -98,6 +99,13 @@ class Schedule:
   log_every: int = 100
   eval_every: int = 0
   checkpoint_every: int = 0
+
+  def __post_init__(self):
+    """Raises a ValueError for a number out of its range."""
+    _checks.at_least(1, num_steps=self.num_steps, log_every=self.log_every)
+    _checks.at_least(
+        0, eval_every=self.eval_every, checkpoint_every=self.checkpoint_every
+    )
 
   def is_report(self, step: int) -> bool:
     """Returns whether a report follows this update."""
@@ -282,7 +290,7 @@ def train(
     ):
       report(final=True)
 
-    def summarize():
+    def write_summary():
       summary = {}
       for record in log.records:
         if record["step"] == step:
@@ -302,7 +310,7 @@ def train(
       write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
       return summary
 
-    return multihost.on_leader(summarize)
+    return multihost.on_leader(write_summary)
 
 
 def _must_stop(stopped_by: list[int], step: int) -> bool:

@@ -67,7 +67,7 @@ def initialize(
       jax.distributed.initialize(
           *given, initialization_timeout=timeout_seconds + _GRACE_SECONDS
       )
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # Whatever it is, it must not be lost.
       errors.append(error)
 
   joining = threading.Thread(target=join, daemon=True)

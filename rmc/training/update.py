@@ -47,7 +47,15 @@ def init_state(
     key: jax.Array,
     carry: Any = None,
 ) -> TrainState:
-  """Returns the state before the first update."""
+  """Returns the state before the first update.
+
+  Args:
+    params: the network's parameters.
+    optimizer: what their updates come from.
+    key: the PRNG key of the training data.
+    carry: what the task takes from update to update, a nest of `[B, ...]`; None
+      for nothing.
+  """
   return TrainState(
       step=jnp.zeros([], jnp.int32),
       params=params,

@@ -446,6 +446,8 @@ def test_render_marks_the_window():
         ({"num_forward": [-1]}, r"num_forward.*0, got \[-1\]"),
         ({"branch_length": 0}, "branch_length.*1, got 0"),
         ({"max_steps": -1}, "max_steps.*0, got -1"),
+        ({"grid_size": 0}, "grid_size must be at least 1, got 0"),
+        ({"grid_size": -3}, "grid_size must be at least 1, got -3"),
         ({"grid_size": 3}, "grid_size 3 is too small for 10 boxes"),
         ({"grid_size": 8}, "grid_size 8 is too small for 10 boxes"),
         ({"solution_length": [19]}, "solution_length up to 19 leaves 0"),
