@@ -182,12 +182,13 @@ class NthFarthest:
             f"{name} must have shape {list(expected[name])}, got "
             f"{list(jnp.shape(x))}."
         )
-    if not isinstance(labels, jax.core.Tracer):
-      if sorted(np.asarray(labels).tolist()) != list(range(k)):
-        raise ValueError(
-            f"labels must be the numbers from 0 to {k - 1} in some order, got "
-            f"{np.asarray(labels).tolist()}."
-        )
+    if not isinstance(labels, jax.core.Tracer) and sorted(
+        np.asarray(labels).tolist()
+    ) != list(range(k)):
+      raise ValueError(
+          f"labels must be the numbers from 0 to {k - 1} in some order, got "
+          f"{np.asarray(labels).tolist()}."
+      )
     inputs = self._lay_out(points, labels, reference, rank)
     return inputs, self.answer(inputs)
 

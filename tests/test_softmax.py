@@ -272,7 +272,7 @@ def test_wrong_sizes(kind, arguments):
     sizes = {"vocab_size": VOCAB, "embedding_size": SIZE} | arguments
     return kind(**sizes).log_probs(jnp.zeros([2, SIZE]), jnp.zeros(2, int))
 
-  with pytest.raises(ValueError, match=f"{name} must be at least 1, .* {value}"):
+  with pytest.raises(ValueError, match=f"{name} must be at least 1, .*{value}"):
     hk.transform(fn).init(jax.random.key(0))
 
 
