@@ -1,6 +1,6 @@
 """Play an environment in the terminal, or film an episode.
 
-    python -m scripts.play --env=mini_pacman --mode=hunt
+    python -m scripts.play --env=mini_pacman --rules=hunt
     python -m scripts.play --env=box_world --view=viewport
     python -m scripts.play --env=box_world --policy=random --gif=episode.gif
 
@@ -24,8 +24,8 @@ from tasks import box_world, environment, mini_pacman
 _ENV = flags.DEFINE_enum(
     "env", None, ["mini_pacman", "box_world"], "What to play.", required=True
 )
-_MODE = flags.DEFINE_enum(
-    "mode", None, list(mini_pacman.RULES), "Mode of mini_pacman [regular]."
+_RULES = flags.DEFINE_enum(
+    "rules", None, list(mini_pacman.RULES), "Mode of mini_pacman [regular]."
 )
 _VIEW = flags.DEFINE_enum(
     "view",
@@ -56,10 +56,10 @@ def _check_gif(path: str | None) -> bool:
 
 
 @flags.multi_flags_validator(
-    ["env", "mode"], message="--mode is of --env=mini_pacman only"
+    ["env", "rules"], message="--rules is of --env=mini_pacman only"
 )
-def _check_mode(values: dict[str, str]) -> bool:
-  return values["mode"] is None or values["env"] == "mini_pacman"
+def _check_rules(values: dict[str, str]) -> bool:
+  return values["rules"] is None or values["env"] == "mini_pacman"
 
 
 def _make() -> tuple[environment.Environment, dict[str, int]]:
@@ -67,7 +67,7 @@ def _make() -> tuple[environment.Environment, dict[str, int]]:
   if _ENV.value == "box_world":
     env, actions = box_world.BoxWorld(view=_VIEW.value), box_world.ACTIONS
   else:
-    env = mini_pacman.MiniPacman(_MODE.value or "regular", view=_VIEW.value)
+    env = mini_pacman.MiniPacman(_RULES.value or "regular", view=_VIEW.value)
     actions = mini_pacman.ACTIONS
   return env, {_COMPASS.get(name, name): i for i, name in enumerate(actions)}
 

@@ -37,7 +37,7 @@ def test_keys_move_the_agent():
 
 
 def test_pacman_can_stay():
-  boards = boards_of(play("--env=mini_pacman", "--mode=hunt", keys=" ."))
+  boards = boards_of(play("--env=mini_pacman", "--rules=hunt", keys=" ."))
   assert len(boards) == 3
   # No ghost begins so near that it could be here by now.
   assert len({board.index("@") for board in boards}) == 1
@@ -78,7 +78,7 @@ def test_film_of_a_random_episode(tmp_path, env, size):
     [
         ([], "--env"),
         (["--env=pong"], "--env=pong"),
-        (["--env=box_world", "--mode=hunt"], "--mode is of --env=mini_pacman"),
+        (["--env=box_world", "--rules=hunt"], "--mode is of --env=mini_pacman"),
         (["--env=box_world", "--speed=3"], "'speed'"),
         (["--env=box_world", "now"], "'now' is not a flag"),
         (["--env=box_world", "--gif=/no/such/a.gif"], "its folder must exist"),
