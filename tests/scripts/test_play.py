@@ -78,7 +78,7 @@ def test_film_of_a_random_episode(tmp_path, env, size):
     [
         ([], "--env"),
         (["--env=pong"], "--env=pong"),
-        (["--env=box_world", "--rules=hunt"], "--rules is of --env=mini_pacman"),
+        (["--env=box_world", "--rules=hunt"], "--rules is of --env=mini"),
         (["--env=box_world", "--speed=3"], "'speed'"),
         (["--env=box_world", "now"], "'now' is not a flag"),
         (["--env=box_world", "--gif=/no/such/a.gif"], "its folder must exist"),
