@@ -137,9 +137,14 @@ def perplexity_by_unroll(
       "words after which the state is reset",
       "test perplexity above that of a carried state",
   )
+  lengths = set()
   for label, workdirs in groups.items():
-    _draw(axes, label, [_increases(workdir) for workdir in workdirs], "o")
+    curves = [_increases(workdir) for workdir in workdirs]
+    _draw(axes, label, curves, "o")
+    lengths.update(*curves)
   axes.set_xscale("log")
+  axes.minorticks_off()
+  axes.set_xticks(sorted(lengths), sorted(lengths))
   axes.legend(frameon=False)
   figure.savefig(path, dpi=_DPI)
 
