@@ -51,7 +51,7 @@ def train_here(monkeypatch, compiled_once):
     monkeypatch.setattr(common_flags, "_main_module", program.__name__)
     # Optax divides by a mixture of types.
     promotion = jax.numpy_dtype_promotion("standard")
-    with promotion, parsed(*arguments, f"--workdir={workdir}"):
+    with promotion, parsed(f"--workdir={workdir}", *arguments):
       program.main()
     return records_of(workdir)
 
