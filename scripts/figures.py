@@ -153,25 +153,26 @@ def metric_by_flags(
     workdirs: Sequence[pathlib.Path],
     metric: str,
     across: str,
-    by: str | None,
+    by: Sequence[str],
     path: str | pathlib.Path,
 ):
   """Draws what runs came to against a flag: mean, and from least to most.
 
   Args:
-    workdirs: the directories of runs that differ in the two flags and the seed.
+    workdirs: the directories of runs that differ in these flags and the seed.
     metric: which last figure of the runs to draw.
     across: name of the flag along the axis, whose values stand side by side.
-    by: name of the flag with a line for each value, if any.
+    by: names of flags with a line for each combination of their values.
     path: where to write the picture.
 
   Raises:
     ValueError: if a run has no such flag or figure, or differs in more.
   """
-  cells = runs.group_by(workdirs, [across, by] if by else [across])
+  cells = runs.group_by(workdirs, [across, *by])
   ticks = sorted({values[0] for values in cells}, key=_order)
   figure, axes = _axes(across, metric.replace("_", " "))
-  for own in sorted({values[1:] for values in cells}, key=lambda x: _order(*x)):
+  lines = {values[1:] for values in cells}
+  for own in sorted(lines, key=lambda values: [_order(x) for x in values]):
     at = [tick for tick in ticks if (tick, *own) in cells]
     points = [
         [_last(workdir, metric) for workdir in cells[tick, *own]] for tick in at
@@ -186,7 +187,8 @@ def metric_by_flags(
         ],
         marker="o",
         capsize=3,
-        label=f"{by}={own[0]}" if by else metric.replace("_", " "),
+        label=" ".join(map("=".join, zip(by, own, strict=True)))
+        or metric.replace("_", " "),
     )
   axes.set_xticks(range(len(ticks)), ticks)
   axes.legend(frameon=False)
@@ -295,7 +297,7 @@ def _draw(
     )
 
 
-def _order(value: str = "") -> tuple[float, str]:
+def _order(value: str) -> tuple[float, str]:
   """Orders values of a flag: numbers by size, before words."""
   try:
     return float(value), value

@@ -37,8 +37,8 @@ flags.DEFINE_string(
     "metric", "accuracy", "learning_curves, flags: which figure."
 )
 flags.DEFINE_string("across", None, "flags: the flag of the runs to go along.")
-flags.DEFINE_string(
-    "by", None, "flags: another flag of the runs, each value of it a line."
+flags.DEFINE_list(
+    "by", [], "flags: other flags of the runs, each setting of them a line."
 )
 flags.DEFINE_enum(
     "x",

@@ -10,11 +10,11 @@ from scripts import figures, plot_runs, program, runs
 from tests.programs import ROOT, parsed, run
 
 
-def make_run(path, seed, accuracies, core="rmc", steps=9):
+def make_run(path, seed, accuracies, core="rmc", steps=9, size=4):
   """Writes what the figures read of a run."""
   path.mkdir(parents=True)
   (path / "flags.txt").write_text(
-      f"--core={core}\n--seed={seed}\n--steps={steps}\n"
+      f"--core={core}\n--seed={seed}\n--steps={steps}\n--head_size={size}\n"
   )
   lines = [
       json.dumps({"step": 10 * (i + 1), "accuracy": accuracy})
@@ -185,12 +185,12 @@ def test_plot_runs_by_unroll(tmp_path):
   assert "--eval_unroll" in result.stderr
 
 
-def make_grid(path):
+def make_grid(path, **lstm):
   return [
       make_run(path / "a", 0, [0.7, 0.2]),
       make_run(path / "b", 1, [0.4]),
       make_run(path / "c", 0, [0.9], steps=10),
-      make_run(path / "d", 0, [0.5], steps=10, core="lstm"),
+      make_run(path / "d", 0, [0.5], steps=10, core="lstm", **lstm),
   ]
 
 
@@ -207,8 +207,11 @@ def test_metric_by_flags(tmp_path, monkeypatch):
     drawn["labels"] = [text.get_text() for text in axes.get_legend().texts]
 
   monkeypatch.setattr(figures.Figure, "savefig", save)
+  grid = make_grid(tmp_path, size=7)
+  with pytest.raises(ValueError, match="differ in more"):
+    figures.metric_by_flags(grid, "accuracy", "steps", ["core"], "x.png")
   figures.metric_by_flags(
-      make_grid(tmp_path), "accuracy", "steps", "core", tmp_path / "x.png"
+      grid, "accuracy", "steps", ["core", "head_size"], "x.png"
   )
   lstm, rmc = drawn["lines"]
   np.testing.assert_allclose(lstm, [[1, 0.5]])
@@ -216,7 +219,7 @@ def test_metric_by_flags(tmp_path, monkeypatch):
   np.testing.assert_allclose(drawn["bars"][1][0], [[0, 0.2], [0, 0.4]])
   np.testing.assert_allclose(drawn["bars"][1][1], [[1, 0.9], [1, 0.9]])
   assert drawn["ticks"] == ["9", "10"]
-  assert drawn["labels"] == ["core=lstm", "core=rmc"]
+  assert drawn["labels"] == ["core=lstm head_size=7", "core=rmc head_size=4"]
 
 
 def test_plot_runs_by_flags(tmp_path):
