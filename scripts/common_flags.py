@@ -1,7 +1,6 @@
 """Flags that the training programs share, and what is made from them."""
 
 from collections.abc import Callable
-import contextlib
 import json
 import math
 import os
@@ -392,33 +391,57 @@ def train_or_evaluate(
   )
 
 
+def load_params(expected: hk.Params) -> tuple[hk.Params, int]:
+  """Returns the newest parameters in --workdir, and the updates behind them.
+
+  Args:
+    expected: parameters of the network of the flags, or their shapes.
+
+  Raises:
+    UsageError: if they are of another network.
+    CheckpointError: if there are none, or they cannot be read.
+  """
+  step = training.latest_step(FLAGS.workdir)
+  params = training.load_params(FLAGS.workdir, step)
+  found, wanted = (
+      {
+          jax.tree_util.keystr(path): x.shape
+          for path, x in jax.tree.leaves_with_path(tree)
+      }
+      for tree in (params, expected)
+  )
+  if found != wanted:
+    raise UsageError(
+        f"the network in --workdir={FLAGS.workdir} is not the one of the flags "
+        "that were given"
+    )
+  return params, step
+
+
 def _evaluate(init, evaluate) -> dict[str, float]:
-  """Evaluates the newest checkpoint; process 0 alone reads it."""
-  with contextlib.ExitStack() as stack:
-    reader = state = None
+  """Evaluates the newest parameters; process 0 alone reads them."""
 
-    def find():
-      nonlocal reader
-      reader = stack.enter_context(
-          contextlib.closing(
-              training.Checkpointer(FLAGS.workdir, read_only=True)
-          )
-      )
-      if not reader.steps():
-        raise UsageError(
-            "--mode=eval needs a checkpoint, and "
-            f"--workdir={FLAGS.workdir} has none"
-        )
+  def find():  # Before anything is compiled.
+    try:
+      training.latest_step(FLAGS.workdir)
+    except training.CheckpointError as error:
+      raise UsageError(
+          "--mode=eval needs a checkpoint, and "
+          f"--workdir={FLAGS.workdir} has none"
+      ) from error
 
-    def restore():
-      nonlocal state
-      state, _ = reader.restore(state)
+  def load():
+    nonlocal params
+    params, step = load_params(params)
+    return step
 
-    multihost.on_leader(find)
-    state = training.to_numpy(init())
-    multihost.on_leader(restore)
-    state = multihost.from_leader(state)
-  figures = {"step": int(state.step)} | evaluate(state)
+  multihost.on_leader(find)
+  state = training.to_numpy(init())
+  params = state.params
+  step = multihost.on_leader(load)
+  params = multihost.from_leader(params)
+  state = state._replace(params=params, step=np.full_like(state.step, step))
+  figures = {"step": step} | evaluate(state)
   if multihost.is_leader():
     print(json.dumps(figures))
   return figures

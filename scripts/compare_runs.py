@@ -22,14 +22,20 @@ from scripts import program, runs
 FLAGS = flags.FLAGS
 
 flags.DEFINE_list(
-    "figures", ["eval_accuracy"], "Which last figures of the runs to show."
+    "figures",
+    [],
+    "Which last figures of the runs to show; none: what evaluations found, "
+    "where all runs have it.",
 )
 flags.DEFINE_list(
     "reach",
     [],
     "FIGURE:VALUE, ...: also show after how many updates and seconds a report "
-    "first had the figure at the value or above.",
+    "first had the figure at the value or above; a loss or a perplexity, at "
+    "the value or below.",
 )
+
+_EVALUATED = ("eval_", "valid_", "test_")
 
 
 def main(arguments: list[str]):
@@ -68,7 +74,8 @@ def table(
 
   Args:
     workdirs: directories of runs.
-    names: last figures to show.
+    names: last figures to show; if none, those of evaluations that all runs
+      have, without their standard errors.
     reach: figures and values to be reached.
 
   Returns:
@@ -77,10 +84,18 @@ def table(
   Raises:
     UsageError: if a run has no report or no such figure.
   """
+  with program.usage_errors():
+    found = {run: runs.summary(run) for run in workdirs}
+  names = names or [
+      name
+      for name in found[workdirs[0]]
+      if name.startswith(_EVALUATED)
+      and not name.endswith("_standard_error")
+      and all(name in summary for summary in found.values())
+  ]
   rows = []
   for label, seeds in runs.group(workdirs).items():
-    with program.usage_errors():
-      summaries = [runs.summary(run) for run in seeds]
+    summaries = [found[run] for run in seeds]
     row = {
         "run": label,
         "seeds": len(seeds),
@@ -97,9 +112,9 @@ def table(
           )
       row[name] = _show(summaries, name)
     for name, value in reach:
-      found = [_first(run, name, value) for run in seeds]
+      firsts = [_first(run, name, value) for run in seeds]
       for unit, values in zip(
-          ("updates", "seconds"), zip(*found, strict=True), strict=True
+          ("updates", "seconds"), zip(*firsts, strict=True), strict=True
       ):
         row[f"{unit} to {name} {value:g}"] = _show_reached(values)
     rows.append(row)
@@ -112,8 +127,9 @@ def _first(
     workdir: pathlib.Path, name: str, value: float
 ) -> tuple[float, float]:
   """Returns updates and seconds at the first such report, or infinity."""
+  sign = -1 if name.endswith(("loss", "perplexity")) else 1
   for record in training.read_metrics(workdir):
-    if record.get(name, -math.inf) >= value:
+    if name in record and sign * record[name] >= sign * value:
       return record["step"], record["wall_seconds"]
   return math.inf, math.inf
 

@@ -90,12 +90,14 @@ _PRESETS = pathlib.Path(__file__).parent / "presets"
 def main():
   """Runs what has not been run yet, then compares."""
   for name, allowed in (("cores", _CORES), ("seeds", None)):
-    for value in FLAGS[name].value:
-      if value not in allowed if allowed else not value.isdecimal():
-        raise program.UsageError(
-            f"--{name}={','.join(FLAGS[name].value)} must be a list of "
-            f"{sorted(allowed) if allowed else 'numbers from 0'}"
-        )
+    values = FLAGS[name].value
+    if not values or not all(
+        value in allowed if allowed else value.isdecimal() for value in values
+    ):
+      raise program.UsageError(
+          f"--{name}={','.join(values)} must be a list of "
+          f"{sorted(allowed) if allowed else 'numbers from 0'}"
+      )
   demo = _DEMOS[FLAGS.benchmark]
   directory = pathlib.Path(FLAGS.demo_dir or demo.directory)
   groups = {core: [] for core in FLAGS.cores}
@@ -130,7 +132,13 @@ def _train(demo: _Demo, core: str, seed: str, workdir: pathlib.Path):
       f"--seed={seed}",
       f"--workdir={workdir}",
   ]
-  status = subprocess.run(command, check=False).returncode
+  process = subprocess.Popen(command)
+  status = None
+  while status is None:
+    try:
+      status = process.wait()
+    except KeyboardInterrupt:  # It got the signal too, saves, and ends.
+      continue
   if status:
     sys.exit(status)
 

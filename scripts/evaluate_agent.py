@@ -7,7 +7,7 @@ drawn from the policy and once with the likeliest, on the same levels, apart
 from those of training; another --eval_seed plays others. Prints a table and
 adds it as a line to evaluations.jsonl, with the step of the checkpoint. The
 flags are those of the run; any that are given overrule them, so that
---solution_length=6 tests longer ways to the gem, and the line names them.
+--solution_length=2 tests longer ways to the gem, and the line names them.
 """
 
 import json
@@ -20,7 +20,6 @@ import haiku as hk
 import jax
 import tabulate
 
-from rmc import training
 from scripts import (
     agent_flags,
     common_flags,
@@ -47,22 +46,8 @@ def load_agent() -> tuple[Agent, hk.Params, int]:
   with common_flags.usage_errors():
     env = trainer.make_environment()
   agent = agent_flags.make_agent(env)
-  step = training.latest_step(FLAGS.workdir)
-  params = training.load_params(FLAGS.workdir, step)
   expected = jax.eval_shape(agent.init, jax.random.key(0))
-  shapes = [
-      {
-          jax.tree_util.keystr(path): x.shape
-          for path, x in jax.tree.leaves_with_path(tree)
-      }
-      for tree in (params, expected)
-  ]
-  if shapes[0] != shapes[1]:
-    raise common_flags.UsageError(
-        f"the network in --workdir={FLAGS.workdir} is not the one of the flags "
-        "that were given"
-    )
-  return agent, params, step
+  return agent, *common_flags.load_params(expected)
 
 
 def overruled() -> dict[str, Any]:

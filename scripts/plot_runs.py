@@ -69,6 +69,11 @@ def main(arguments: list[str]):
         "--kind=flags must come with --across, and with it alone --across and "
         "--by"
     )
+  for name in ("x", "reference"):
+    if FLAGS.kind != "learning_curves" and FLAGS[name].present:
+      raise program.UsageError(f"--{name} is for --kind=learning_curves")
+  if FLAGS.kind == "unroll" and FLAGS["metric"].present:
+    raise program.UsageError("--metric is not for --kind=unroll")
   groups = runs.group(workdirs)
   with program.usage_errors():
     if FLAGS.kind == "flags":

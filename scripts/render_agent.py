@@ -121,10 +121,11 @@ def draw(
     uint8 `[height, width, 3]`.
   """
   board = agent.env.render(frame.state)
-  height = board.shape[0] + _TEXT_HEIGHT
   panels = [np.pad(board, ((0, _TEXT_HEIGHT), (0, 8), (0, 0)))]
   if frame.attention is not None:
-    panels.append(_attention(frame.attention, input_shape, height))
+    panels.append(_attention(frame.attention, input_shape, len(panels[0])))
+  height = max(map(len, panels))
+  panels = [np.pad(x, ((0, height - len(x)), (0, 0), (0, 0))) for x in panels]
   image = Image.fromarray(np.concatenate(panels, axis=1))
   ImageDraw.Draw(image).text(
       (4, board.shape[0] + 2), text, fill=(255, 255, 255)
@@ -135,23 +136,25 @@ def draw(
 def _attention(
     weights: np.ndarray, input_shape: tuple[int, int], height: int
 ) -> np.ndarray:
-  """Draws a line for each slot: the cells, then the slots."""
+  """Draws a line for each slot: the cells, then the slots.
+
+  All lines are as high as asked for, or higher if there are many slots.
+  """
   num_slots = len(weights)
   rows, cols = input_shape
   cell = max(1, (height // num_slots - 4) // max(rows, num_slots))
+  size = max(height // num_slots, cell * max(rows, num_slots) + 4)
   lines = []
   for weight in np.asarray(weights / np.max(weights)):
     to_cells = np.kron(
         weight[num_slots:].reshape(rows, cols), np.ones([cell, cell])
     )
     to_slots = np.kron(weight[:num_slots, None], np.ones([cell, cell]))
-    size = height // num_slots
     line = np.full([size, (cols + 1) * cell + 12], 0.25)
     line[2 : 2 + rows * cell, 4 : 4 + cols * cell] = to_cells
     line[2 : 2 + num_slots * cell, -4 - cell : -4] = to_slots
     lines.append(line)
   image = np.concatenate(lines)
-  image = np.pad(image, ((0, height - len(image)), (0, 0)))
   return np.rint(image * 255).astype(np.uint8)[..., None].repeat(3, axis=2)
 
 

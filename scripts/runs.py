@@ -51,7 +51,10 @@ def group_by(
     path = workdir / "flags.txt"
     values, other = {}, []
     for line in path.read_text().splitlines():
-      name, _, value = line.removeprefix("--").partition("=")
+      name, equals, value = line.removeprefix("--").partition("=")
+      if not equals:  # A boolean flag, --name or --noname.
+        value = str(name in names).lower()
+        name = name if name in names else name.removeprefix("no")
       if name in names:
         values[name] = value
       elif name != "seed":

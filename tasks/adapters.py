@@ -27,7 +27,8 @@ try:
   from gymnasium.vector import utils as vector_utils
 except ImportError as error:
   raise ImportError(
-      f"{error}; the adapters need it: pip install 'rmc[envs]'"
+      f"{error}; the adapters need the extra `envs`, as in "
+      "pip install -e '.[envs]'"
   ) from error
 
 _ENVIRONMENTS = {
@@ -215,6 +216,7 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
     self._env = env
     self._reset = jax.jit(jax.vmap(env.reset))
     self._step = jax.jit(jax.vmap(env.step))
+    self._randoms = [None] * num_envs
     self._states = None
 
   def reset(
@@ -224,6 +226,8 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
       options: dict[str, Any] | None = None,
   ) -> tuple[np.ndarray, dict[str, Any]]:
     """See `gymnasium.vector.VectorEnv.reset`; there are no options.
+
+    Without a seed, an environment goes on from the one that it had.
 
     Raises:
       ValueError: if there are not as many seeds as environments.
@@ -238,11 +242,11 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
           f"seed must have one entry for each of {self.num_envs} environments, "
           f"got {len(seed)}"
       )
-    keys = [
-        _draw_key(self.np_random if one is None else seeding.np_random(one)[0])
-        for one in seed
-    ]
-    self._states, timesteps = self._reset(np.stack(keys))
+    for i, one in enumerate(seed):
+      if one is not None or self._randoms[i] is None:
+        self._randoms[i], _ = seeding.np_random(one)
+    keys = np.stack([_draw_key(random) for random in self._randoms])
+    self._states, timesteps = self._reset(keys)
     return np.array(timesteps.observation), {}
 
   def step(
@@ -278,7 +282,9 @@ def to_gymnasium(
 ) -> GymnasiumEnv | GymnasiumVectorEnv:
   """Wraps an environment for Gymnasium.
 
-  An episode that ends with discount 0 is terminated, otherwise truncated.
+  An episode that ends with discount 0 is terminated, otherwise truncated. In
+  Mini Pacman and BoxWorld the cap of steps ends an episode with discount 0 like
+  any other end, as in the originals, so that `truncated` is never true there.
 
   Args:
     env: what to wrap.
@@ -302,7 +308,22 @@ def make(
     render_mode: str | None = None,
     **settings,
 ) -> GymnasiumEnv | GymnasiumVectorEnv:
-  """Makes what is registered with Gymnasium; see the module."""
+  """Makes what is registered with Gymnasium.
+
+  Args:
+    name: `'MiniPacman'` or `'BoxWorld'`.
+    num_envs: as in `to_gymnasium`.
+    render_mode: as in `to_gymnasium`.
+    **settings: of the environment.
+
+  Returns:
+    As `to_gymnasium`.
+
+  Raises:
+    ValueError: if an argument is none of these.
+  """
+  if name not in _ENVIRONMENTS:
+    raise ValueError(f"name must be of {list(_ENVIRONMENTS)}, got {name!r}")
   return to_gymnasium(_ENVIRONMENTS[name](**settings), num_envs, render_mode)
 
 

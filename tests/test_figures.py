@@ -1,11 +1,17 @@
 """Pictures of runs, and the programs that make them."""
 
 import json
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
+from rmc import training
 from scripts import figures, plot_runs, program, runs
 from tests.programs import ROOT, parsed, run
 
@@ -234,12 +240,28 @@ def test_plot_runs_by_flags(tmp_path):
       (["--across=steps", "--by=core", "--metric=loss"], "has no last 'loss'"),
       (["--by=core"], "--kind=flags must come with --across"),
       (["--kind=unroll", "--across=core"], "must come with --across"),
+      (["--across=core", "--x=step"], "--x is for --kind=learning_curves"),
+      (["--kind=unroll", "--metric=loss"], "--metric is not for --kind=unroll"),
   ):
     with (
         parsed("--kind=flags", *arguments),
         pytest.raises(program.UsageError, match=message),
     ):
       plot_runs.main(grid)
+
+
+def test_a_boolean_flag_has_two_values(tmp_path):
+  """absl writes it --remat or --noremat."""
+  workdirs = [make_run(tmp_path / name, 0, [0.2]) for name in "ab"]
+  for workdir, line in zip(workdirs, ("--remat", "--noremat"), strict=True):
+    path = workdir / "flags.txt"
+    path.write_text(path.read_text() + f"--notied\n{line}\n")
+  assert runs.group_by(workdirs, ["remat", "tied"]) == {
+      ("true", "false"): workdirs[:1],
+      ("false", "false"): workdirs[1:],
+  }
+  with pytest.raises(ValueError, match="--noremat --remat"):
+    runs.group_by(workdirs, ["tied"])
 
 
 def test_runs_are_grouped_by_flags(tmp_path):
@@ -260,6 +282,30 @@ def test_demo_refuses_wrong_flags(tmp_path):
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
   assert "--cores=gru must be a list of ['dnc', 'entnet'" in result.stderr
+  result = run("scripts.demo", f"--demo_dir={tmp_path}", "--seeds=")
+  assert result.returncode == 2
+  assert "--seeds= must be a list of numbers from 0" in result.stderr
+
+
+def test_ctrl_c_of_a_demo_saves(tmp_path):
+  """The terminal sends the signal to the training program too."""
+  demo = subprocess.Popen(
+      [sys.executable, "-m", "scripts.demo", f"--demo_dir={tmp_path}"],
+      cwd=ROOT,
+      start_new_session=True,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+  )
+  metrics = tmp_path / "rmc_seed0/metrics.jsonl"
+  while demo.poll() is None and not (metrics.exists() and metrics.read_text()):
+    time.sleep(0.1)
+  os.killpg(demo.pid, signal.SIGINT)
+  _, err = demo.communicate(timeout=120)
+  assert demo.returncode == 128 + signal.SIGINT, err
+  assert "and saved; run the same command again to go on" in err
+  assert "Traceback" not in err
+  assert training.latest_step(tmp_path / "rmc_seed0") >= 50
 
 
 @pytest.mark.slow

@@ -173,15 +173,19 @@ def test_flags_of_another_environment(tmp_path):
     evaluate(tmp_path, "--frame_cap=10")
 
 
-@pytest.mark.parametrize("core", ["rmc", "conv_lstm"])
-def test_box_world_is_filmed(tmp_path, core):
+@pytest.mark.parametrize(
+    "options",
+    ["--core=rmc", "--core=rmc --mem_slots=17", "--core=conv_lstm"],
+)
+def test_box_world_is_filmed(tmp_path, options):
   """Of 10 x 10 cells; what is attended to is there for the RMC alone."""
-  leave_untrained("box_world", tmp_path, f"--core={core}")
+  leave_untrained("box_world", tmp_path, *options.split())
   film = tmp_path / "episode.gif"
   result = run("scripts.render_agent", f"--workdir={tmp_path}", f"--gif={film}")
   assert result.returncode == 0, result.stderr
   with Image.open(film) as image:
-    assert (image.width > 10 * 16 + 8) == (core == "rmc")
+    assert (image.width > 10 * 16 + 8) == ("rmc" in options)
+    assert (image.height >= 17 * (17 + 4)) == ("17" in options)
     assert 1 < image.n_frames <= 12
     frame = np.asarray(image.convert("RGB"))
   board = frame[: 10 * 16, : 10 * 16].reshape(-1, 3)

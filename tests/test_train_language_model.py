@@ -110,8 +110,10 @@ def test_train_evaluate_generate(tmp_path, folder):
   vocabulary = Vocabulary.parse((workdir / "vocabulary.txt").read_text())
   assert len(vocabulary) == 22
 
-  # The run's own flags come first.
-  result = run("scripts.train_language_model", *places, "--mode=eval")
+  # The run's own flags come first; the batch is of training alone.
+  result = run(
+      "scripts.train_language_model", *places, "--mode=eval", "--batch_size=2"
+  )
   assert result.returncode == 0, result.stderr
   found = json.loads(result.stdout)
   assert found["step"] == 9

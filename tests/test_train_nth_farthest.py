@@ -348,7 +348,7 @@ def test_evaluation_prints_figures(program, finished, tmp_path):
   status, _, err, _ = program(
       f"--workdir={finished}", "--mode=eval", "--head_size=5"
   )
-  assert status == 2 and err.count("\n") == 1 and "can be read" in err
+  assert status == 2 and err.count("\n") == 1 and "not the one of" in err
   assert contents(finished) == files
 
 

@@ -320,27 +320,3 @@ def test_load_params_says_what_is_wrong(workdir, tmp_path):
     with pytest.raises(training.CheckpointError, match="step 45 .*cannot be"):
       training.load_params(workdir)
   assert training.load_params(workdir, 40).keys() == {"linear"}
-
-
-def test_a_reader_disturbs_nothing(workdir):
-  """Whoever evaluates may do so while a run writes its next checkpoint."""
-  checkpoints = workdir / "checkpoints"
-  beside = checkpoints / "46.orbax-checkpoint-tmp-1"
-  shutil.copytree(checkpoints / "45", beside)
-  truncate_all(checkpoints / "45")
-  files = {path: path.read_bytes() for path in files_of(workdir)}
-  like = training.to_numpy(tiny_training.init())
-  with contextlib.closing(
-      training.Checkpointer(workdir, read_only=True)
-  ) as reader:
-    state, _ = reader.restore(like)
-  assert int(state.step) == 40
-  assert {path: path.read_bytes() for path in files_of(workdir)} == files
-
-
-def test_a_reader_makes_no_directory(tmp_path):
-  with contextlib.closing(
-      training.Checkpointer(tmp_path / "nowhere", read_only=True)
-  ) as reader:
-    assert reader.restore(training.to_numpy(tiny_training.init())) is None
-  assert not (tmp_path / "nowhere").exists()

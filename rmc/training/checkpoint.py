@@ -30,25 +30,21 @@ class Checkpointer:
   too, since a damaged file can be read without an error.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, read_only: bool = False):
+  def __init__(self, workdir: str | pathlib.Path):
     """Constructs a Checkpointer.
 
     Args:
-      workdir: the run's directory.
-      read_only: whether to leave all as it is, since a run that goes on may
-        own the directory.
+      workdir: the run's directory, which no other run may be using.
     """
     self._directory = pathlib.Path(workdir).absolute() / _DIRECTORY
-    self._read_only = read_only
-    if not read_only:
-      self._directory.mkdir(parents=True, exist_ok=True)
+    self._directory.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
         self._directory,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=_MAX_TO_KEEP,
             create=False,
             enable_async_checkpointing=False,
-            cleanup_tmp_directories=not read_only,
+            cleanup_tmp_directories=True,
             # Only the process that writes may be here, so none is waited for.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=jax.process_index(),
@@ -101,7 +97,7 @@ class Checkpointer:
     Returns:
       The state, as NumPy arrays, and the JSON object saved with it; None if
       there is no checkpoint at all. Newer checkpoints that cannot be read are
-      named in a warning and, unless this is read-only, deleted.
+      named in a warning and deleted.
 
     Raises:
       CheckpointError: if there are checkpoints and none can be read.
@@ -116,8 +112,7 @@ class Checkpointer:
         continue
       for failure, damaged in zip(failures, steps, strict=False):
         logging.warning("damaged checkpoint left out, %s", failure)
-        if not self._read_only:
-          self._manager.delete(damaged)
+        self._manager.delete(damaged)
       return state, meta
     if failures:
       raise CheckpointError(

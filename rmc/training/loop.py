@@ -191,6 +191,8 @@ def train(
     def open_files():
       nonlocal log
       write_text(workdir / "flags.txt", flagfile)
+      if step < schedule.num_steps:  # That of a shorter run.
+        (workdir / "summary.json").unlink(missing_ok=True)
       log = stack.enter_context(contextlib.closing(MetricsLog(workdir, step)))
 
     multihost.on_leader(open_run)
@@ -264,6 +266,8 @@ def train(
       multihost.on_leader(lambda: checkpointer.save(whole, meta))
       mark = time.monotonic()
 
+    if means.count + means.skipped and schedule.is_report(step):
+      report()  # A signal came first.
     while step < schedule.num_steps:
       state, figures = update(state, batches(step))
       step += 1
@@ -274,17 +278,17 @@ def train(
         clock.compile_seconds += time.monotonic() - mark
         mark = time.monotonic()
         clock.timed_updates -= 1
-      stop = _must_stop(stopped_by, step)
-      if schedule.is_report(step):
-        report()
-      if schedule.is_checkpoint(step) or step == schedule.num_steps or stop:
-        save()
-      if stop and step < schedule.num_steps:
+      if _must_stop(stopped_by, step) and step < schedule.num_steps:
+        save()  # At once; an evaluation may take longer than there is time.
         raise Interrupted(
             stopped_by[0] if stopped_by else signal.SIGTERM,
             f"stopped after step {step} of {schedule.num_steps} and saved; "
             "run the same command again to go on.",
         )
+      if schedule.is_report(step):
+        report()
+      if schedule.is_checkpoint(step) or step == schedule.num_steps:
+        save()
     if not schedule.is_report(step) or (
         evaluate and not schedule.is_evaluation(step)
     ):

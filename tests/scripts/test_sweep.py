@@ -192,8 +192,34 @@ def test_what_cannot_be_compared(tmp_path):
   assert done.returncode == 2 and "has no report of a run" in done.stderr
   record = {"step": 3, "wall_seconds": 2.0, "loss": 0.25}
   (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-  done = run("scripts.compare_runs", tmp_path)
+  done = run("scripts.compare_runs", tmp_path, "--figures=eval_accuracy")
   assert done.returncode == 2 and "has no eval_accuracy" in done.stderr
+
+
+def test_without_figures_those_of_evaluations_are_shown(tmp_path):
+  """Of a sweep over anything, and a perplexity is reached from above."""
+  workdirs = [tmp_path / "0", tmp_path / "1"]
+  for seed, workdir in enumerate(workdirs):
+    workdir.mkdir()
+    (workdir / "flags.txt").write_text(f"--seed={seed}\n")
+    records = [
+        {"step": i, "wall_seconds": 2.0 * i, "loss": 0.5, "valid_perplexity": x}
+        for i, x in enumerate((500.0, 90.0, 80.0), 1)
+    ]
+    records[-1]["valid_perplexity_standard_error"] = 0.1
+    records[-1][f"eval_{seed}"] = 0.1
+    (workdir / "metrics.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records)
+    )
+  reach = [("valid_perplexity", 100.0), ("valid_perplexity", 70.0)]
+  header, _, row = compare_runs.table(workdirs, [], reach).splitlines()
+  cells = [
+      [cell.strip() for cell in line.strip("|").split("|")]
+      for line in (header, row)
+  ]
+  name = "valid_perplexity"
+  assert cells[0][6:8] == [name, f"updates to {name} 100"]
+  assert cells[1][6:] == ["80 ± 0", "2", "4", "never", "never"]
 
 
 def test_a_table_needs_no_pictures(tmp_path):

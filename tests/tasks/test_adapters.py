@@ -113,7 +113,13 @@ def test_vector_environment_plays_as_single_ones(name):
   assert [image.ndim for image in vector.render()] == [3, 3]
   listed, _ = vector.reset(seed=[21, 20])
   np.testing.assert_array_equal(listed[::-1], observations)
-  assert not np.array_equal(vector.reset()[0], vector.reset()[0])
+  # Without a seed each goes on from the one that it had.
+  for single, seed in zip(singles, [21, 20], strict=True):
+    single.reset(seed=seed)
+  for observations in (vector.reset()[0], vector.reset()[0]):
+    np.testing.assert_array_equal(
+        observations, [single.reset()[0] for single in singles]
+    )
 
 
 def test_terminated_and_truncated():
@@ -154,6 +160,8 @@ def test_bad_use():
     adapters.to_gymnasium(env, render_mode="human")
   with pytest.raises(ValueError, match="num_envs.*0"):
     adapters.to_gymnasium(env, num_envs=0)
+  with pytest.raises(ValueError, match="name must be of .*'Pong'"):
+    adapters.make("Pong")
   with pytest.raises(ValueError, match="reset must be called before step"):
     adapters.to_gymnasium(env).step(0)
   vector = adapters.to_gymnasium(env, num_envs=2)
