@@ -23,7 +23,7 @@ Columns:
 from collections.abc import Callable
 import functools
 
-from absl import app, flags
+from absl import flags
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -31,17 +31,19 @@ import tabulate
 
 from benchmarks import timing
 import rmc
+from scripts import program
 
-_WORDS = flags.DEFINE_integer("words", 267_735, "V, words.")
-_STEPS = flags.DEFINE_integer("steps", 100, "T, steps of a window.")
-_BATCH = flags.DEFINE_integer("batch", 64, "B, streams of a device.")
-_SIZE = flags.DEFINE_integer("size", 512, "D, size of an embedding.")
-_ROUNDS = flags.DEFINE_integer("rounds", 0, "Rounds to time.")
+_WORDS = flags.DEFINE_integer("words", 267_735, "V, words.", lower_bound=100)
+_STEPS = flags.DEFINE_integer("steps", 100, "T, steps.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 64, "B, streams.", lower_bound=1)
+_SIZE = flags.DEFINE_integer(
+    "size", 512, "D, size of an embedding.", lower_bound=64
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 0, "Rounds to time.", lower_bound=0)
 
 
-def main(argv: list[str]):
+def main():
   """Prints a table."""
-  del argv
   words, size, steps = _WORDS.value, _SIZE.value, _STEPS.value
   cutoffs = [words * n // 267_735 for n in (20_000, 40_000, 200_000)]
   ways = {
@@ -103,4 +105,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-  app.run(main)
+  program.run(main)

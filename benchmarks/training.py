@@ -10,7 +10,8 @@ Columns:
   - updates_per_second: with the sampler, as in training, without reports,
     evaluations and checkpoints.
   - batches_per_second: of the sampler alone; of an agent, its environments
-    alone, as many of their steps as in an update, under random actions.
+    alone, as many of their steps as in an update, under random actions; of a
+    curriculum, the sampler of the whole task.
   - gflop: of the dot products of an update, 2 M K N each, without convolutions.
 """
 
@@ -146,7 +147,7 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def _nth_farthest_sampler(indices) -> Callable[[int], Any]:
-  """Returns what its loss draws its examples with, compiled alone."""
+  """Returns what draws examples of the whole task, compiled alone."""
   task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
 
   @jax.jit

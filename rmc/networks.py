@@ -281,7 +281,7 @@ class LanguageModel(hk.Module):
     self._unroll_options = {"remat": remat, "unroll": unroll}
 
   def initial_state(self, batch_size: int) -> Any:
-    """Returns the core's state before a text."""
+    """Returns the core's state before a text, for B of them."""
     return self._core.initial_state(batch_size)
 
   def __call__(
@@ -431,7 +431,7 @@ class ActorCritic(hk.Module):
     self._unroll_options = {"remat": remat, "unroll": unroll}
 
   def initial_state(self, batch_size: int) -> Any:
-    """Returns the core's state before an episode."""
+    """Returns the core's state before an episode, for B of them."""
     return self._core.initial_state(batch_size)
 
   def __call__(
@@ -461,7 +461,16 @@ class ActorCritic(hk.Module):
   def step(
       self, observation: jax.Array, state: Any, should_reset: jax.Array
   ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """Takes one step, as a call with T = 1 does, without the time axis."""
+    """Takes one step, as a call with T = 1 does.
+
+    Args:
+      observation: `[B, height, width, channels]`.
+      state: the core's state before it.
+      should_reset: whether it begins an episode, booleans `[B]`.
+
+    Returns:
+      Logits `[B, A]` and values `[B]`; and the core's next state.
+    """
     heads, state = self(observation[None], state, should_reset[None])
     return jax.tree.map(lambda x: x[0], heads), state
 

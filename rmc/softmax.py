@@ -93,7 +93,8 @@ class Softmax(hk.Module):
       vocab_size: V.
       embedding_size: D.
       tied: whether the softmax's weights are the embedding.
-      chunk_size: as in `log_probs`.
+      chunk_size: steps whose logits are made at a time; None for as many as
+        make at most 2**26 logits, but at least one.
       name: name of the module.
 
     Raises:
@@ -107,7 +108,7 @@ class Softmax(hk.Module):
     self._chunk_size = chunk_size
 
   def embed(self, tokens: jax.Array) -> jax.Array:
-    """Returns embeddings `[..., D]` of words `[...]`."""
+    """Returns embeddings `[..., D]` of words `[...]`, from 0 to below V."""
     name = "weights" if self._tied else "embedding"
     return _matrix(name, self._vocab_size, self.embedding_size)[tokens]
 
@@ -119,7 +120,7 @@ class Softmax(hk.Module):
       targets: words, `[T, ...]`.
 
     Returns:
-      NaN for what is no word, like `log_probs`.
+      NaN for what is no word.
     """
     return log_probs(outputs, *self._head(), targets, self._chunk_size)
 
@@ -174,7 +175,8 @@ class AdaptiveSoftmax(hk.Module):
       cutoffs: the first words of the tails, ascending.
       factor: how many times smaller the embeddings of each tail are.
       tied: whether the softmax's weights are the embedding.
-      chunk_size: as in `log_probs`.
+      chunk_size: steps whose logits are made at a time; None for as many as
+        make at most 2**26 logits, but at least one.
       name: name of the module.
 
     Raises:
@@ -205,7 +207,7 @@ class AdaptiveSoftmax(hk.Module):
     self._chunk_size = chunk_size
 
   def embed(self, tokens: jax.Array) -> jax.Array:
-    """Returns embeddings `[..., D]` of words `[...]`."""
+    """Returns embeddings `[..., D]` of words `[...]`, from 0 to below V."""
     if not self._tied:
       size = self.embedding_size
       return _matrix("embedding", self._vocab_size, size)[tokens]
@@ -227,7 +229,7 @@ class AdaptiveSoftmax(hk.Module):
       targets: words, `[T, ...]`.
 
     Returns:
-      NaN for what is no word, like `log_probs`.
+      NaN for what is no word.
     """
     parts = self._parts()
 

@@ -70,15 +70,30 @@ class Environment(abc.ABC):
 
   @abc.abstractmethod
   def reset(self, key: jax.Array) -> tuple[Any, TimeStep]:
-    """Begins an episode drawn with `key`."""
+    """Begins an episode.
+
+    Args:
+      key: what the episode is drawn with, and all that happens in it.
+
+    Returns:
+      The state and a step of type `FIRST`.
+    """
 
   @abc.abstractmethod
   def step(self, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
-    """Takes one step; begins a new episode if `state` is the end of one."""
+    """Takes one step; begins a new episode if `state` is the end of one.
+
+    Args:
+      state: what `reset` or `step` returned.
+      action: an integer [], from 0 to below `num_actions`.
+
+    Returns:
+      The next state and its step.
+    """
 
   @abc.abstractmethod
   def observe(self, state: Any) -> jax.Array:
-    """Returns the observation of a state."""
+    """Returns the observation of a state: float32 `observation_shape`."""
 
   def outcome(
       self, state: Any, timestep: TimeStep

@@ -53,7 +53,7 @@ class NthFarthest:
   ordered by their Euclidean distance to the reference.
 
   A step is laid out as in `dataset_nth_farthest.py` of Sonnet v1: d
-  coordinates, then label, m and n one-hot; `features` numbers in all. (The
+  coordinates, then label, m and n one-hot; `step_size` numbers in all. (The
   paper names n before m.)
 
   Attributes:

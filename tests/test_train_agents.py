@@ -11,6 +11,7 @@ import optax
 from PIL import Image
 import pytest
 
+import rmc
 from rmc import training
 from scripts import (
   agent_flags,
@@ -263,6 +264,44 @@ def test_presets_are_there():
   assert {*AGENTS} == names | {"box_world_smoke", "mini_pacman_smoke"}
 
 
+def test_flags_reach_agent_and_core(monkeypatch):
+  """Each has a value of its own, so that none can be taken for another."""
+  seen = {}
+
+  def record(module, name):
+    made = getattr(module, name)
+
+    def make(*arguments, **settings):
+      seen.update(settings)
+      return made(*arguments, **settings)
+
+    monkeypatch.setattr(module, name, make)
+
+  record(agent_flags, "Agent")
+  record(rmc, "RelationalMemory")
+  expected = {
+      "unroll_length": 3,
+      "discount": 0.75,
+      "entropy_cost": 0.125,
+      "value_cost": 0.375,
+      "actor_lag": 2,
+      "mem_slots": 4,
+      "head_size": 5,
+      "num_heads": 6,
+      "num_blocks": 7,
+      "key_size": 8,
+      "attention_mlp_layers": 9,
+      "forget_bias": 1.5,
+      "input_bias": -0.5,
+  }
+  with parsed(
+      preset("box_world_smoke"),
+      *(f"--{name}={value}" for name, value in expected.items()),
+  ):
+    agent_flags.make_agent(train_box_world.make_environment())
+  assert seen.items() >= expected.items()
+
+
 def test_flattened_input():
   """One row of all cells, rather than a row each."""
   sizes = []
@@ -280,7 +319,12 @@ def test_rmsprop_is_tensorflows():
   grads = [np.array([0.5, -2.0], np.float32), np.array([1.0, 0.0], np.float32)]
   with (
       jax.numpy_dtype_promotion("standard"),
-      parsed(preset("box_world_smoke"), "--learning_rate=0.25"),
+      parsed(
+          preset("box_world_smoke"),
+          "--learning_rate=0.25",
+          "--rmsprop_decay=0.75",
+          "--rmsprop_epsilon=0.5",
+      ),
   ):
     optimizer = common_flags.make_optimizer(
         agent_flags._optimizers()["rmsprop"]
@@ -293,8 +337,8 @@ def test_rmsprop_is_tensorflows():
   mean_square, expected = np.ones(2), np.zeros(2)
   for grad in grads:
     grad = grad.astype(np.float64) * 8 * 5
-    mean_square = 0.99 * mean_square + 0.01 * grad**2
-    expected -= 0.25 * grad / np.sqrt(mean_square + 0.1)
+    mean_square = 0.75 * mean_square + 0.25 * grad**2
+    expected -= 0.25 * grad / np.sqrt(mean_square + 0.5)
   np.testing.assert_allclose(params, expected, rtol=1e-5)
 
 
