@@ -90,10 +90,9 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
   script, preset = _BENCHMARKS[name]
 
   def measure_update(
-      init, loss_fn, optimizer, evaluate, *, batches=None, **reporting
+      parallel, init, loss_fn, optimizer, evaluate, *, batches=None, **reporting
   ):
     del evaluate, reporting
-    parallel = common_flags.make_parallel()
     indices = parallel.local_indices(FLAGS.batch_size)
     place = parallel.place_batch
     if batches is None:

@@ -181,7 +181,7 @@ def train(make_environment: Callable[[], Environment]):
   Args:
     make_environment: makes the environment that the flags ask for.
   """
-  common_flags.make_parallel()
+  parallel = common_flags.make_parallel()
   with common_flags.usage_errors():
     env = make_environment()
   agent = make_agent(env)
@@ -204,6 +204,7 @@ def train(make_environment: Callable[[], Environment]):
     return found | {"eval_return_standard_error": described["return"][1]}
 
   summary = common_flags.train_or_evaluate(
+      parallel,
       init,
       agent.loss_fn,
       optimizer,

@@ -313,6 +313,7 @@ def print_parameters(params: hk.Params):
 
 
 def train_or_evaluate(
+    parallel: training.DataParallel,
     init: Callable[[], training.TrainState],
     loss_fn: training.LossFn,
     optimizer: optax.GradientTransformation,
@@ -327,6 +328,7 @@ def train_or_evaluate(
   """Does what --mode asks for.
 
   Args:
+    parallel: from `make_parallel`.
     init: makes the state before the first update.
     loss_fn: takes as its batch what `batches` returns or, without that, the
       indices of the examples, `[b]`, from which it makes the data itself.
@@ -342,7 +344,6 @@ def train_or_evaluate(
   Returns:
     The summary of the run, or the figures of the evaluation.
   """
-  parallel = make_parallel()
   if FLAGS.mode == "eval":
     return _evaluate(init, evaluate)
 

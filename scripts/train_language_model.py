@@ -113,7 +113,7 @@ _FREE_FLAGS = ("manual_dir", "data_dir", "eval_streams", "eval_unroll")
 
 def main():
   """Trains or evaluates."""
-  common_flags.make_parallel()
+  parallel = common_flags.make_parallel()
   eval_unroll = common_flags.positive_integers("eval_unroll")
   _check_folders()
   init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
@@ -185,6 +185,7 @@ def main():
     return found
 
   common_flags.train_or_evaluate(
+      parallel,
       init,
       loss_fn,
       optimizer,

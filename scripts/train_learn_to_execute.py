@@ -79,7 +79,7 @@ _EVAL_SEED = 0  # The same test programs whatever the seed of the run.
 
 def main():
   """Trains or evaluates."""
-  common_flags.make_parallel()
+  parallel = common_flags.make_parallel()
   with common_flags.usage_errors():
     task = LearnToExecute(
         FLAGS.task, FLAGS.length, FLAGS.nesting, FLAGS.by_token
@@ -165,6 +165,7 @@ def main():
 
   try:
     common_flags.train_or_evaluate(
+        parallel,
         init,
         loss_fn,
         optimizer,

@@ -178,6 +178,7 @@ def main():
     )
 
   common_flags.train_or_evaluate(
+      parallel,
       init,
       loss_fn,
       optimizer,
