@@ -4,7 +4,8 @@
 
 measures `lm_paper_wikitext103` with the 267,735 words of WikiText-103, 16
 streams and 20 updates; raise --batch_size to the largest that the device can
-do, or leave it out for the paper's 384. Flags of `train_language_model`
+do, or leave it out for the paper's 384; --updates=0 compiles an update, which
+tells what memory it needs, and runs none. Flags of `train_language_model`
 overrule those of the preset: `--core=lstm`, `--softmax=adaptive`, `--remat`.
 
     python -m benchmarks.language_model --preset=lm_wikitext2 --num_types=33278
@@ -15,7 +16,9 @@ tokenised and read from disk, in a temporary folder.
 
 Columns:
   - parameters: of the network.
-  - updates: how many were timed, after one that compiles.
+  - compiled_bytes: what XLA sets aside for an update: the state, which it
+    reuses, the batch, and what it computes with.
+  - updates: how many were timed, after one that was not.
   - tokens_per_second: of the median update, with its batch.
   - peak_device_bytes: on the fullest device, if its backend says so.
   - peak_resident_bytes: of the process, from tokenising and compiling on. On a
@@ -57,7 +60,9 @@ flags.DEFINE_integer(
     "Words of the vocabulary, <unk> and <eos> among them.",
     lower_bound=3,
 )
-flags.DEFINE_integer("updates", 20, "Updates to time.", lower_bound=1)
+flags.DEFINE_integer(
+    "updates", 20, "Updates to time; 0: none is run.", lower_bound=0
+)
 
 
 def measure() -> dict[str, Any]:
@@ -75,13 +80,23 @@ def measure() -> dict[str, Any]:
     state = training.to_numpy(init())
     row["parameters"] = hk.data_structures.tree_size(state.params)
     state = parallel.place_state(state)
+    compiled = update.lower(state, batches(0)).compile()
+    memory = compiled.memory_analysis()
+    row["compiled_bytes"] = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    row["updates"] = FLAGS.updates
+    if not FLAGS.updates:
+      return
     seconds = []
     for step in range(1 + FLAGS.updates):
       start = time.perf_counter()
-      state, _ = jax.block_until_ready(update(state, batches(step)))
+      state, _ = jax.block_until_ready(compiled(state, batches(step)))
       seconds.append(time.perf_counter() - start)
     tokens = FLAGS.batch_size * FLAGS.window
-    row["updates"] = FLAGS.updates
     row["tokens_per_second"] = tokens / statistics.median(seconds[1:])
 
   with tempfile.TemporaryDirectory() as folder:

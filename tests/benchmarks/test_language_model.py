@@ -38,6 +38,22 @@ def test_table():
   )
   assert float(row["tokens_per_second"]) > 0
   assert int(row["peak_resident_bytes"]) > 50e6
+  # Parameters and Adam's two means, at the least.
+  assert int(row["compiled_bytes"]) > 3 * 4 * int(row["parameters"])
+
+
+def test_memory_alone():
+  """Of two batches, the larger needs more, by more than its words."""
+  sizes = ("--num_types=30", "--updates=0", "--window=50", *NETWORK)
+  found = []
+  for batch_size in (2, 40):
+    done = run(*sizes, f"--batch_size={batch_size}")
+    assert done.returncode == 0, done.stderr
+    head, _, values = (line.split() for line in done.stdout.splitlines())
+    row = dict(zip(head, values, strict=True))
+    assert row["updates"] == "0" and "tokens_per_second" not in row
+    found.append(int(row["compiled_bytes"].replace(",", "")))
+  assert found[1] - found[0] > (40 - 2) * 50 * 4 * 4
 
 
 def test_wrong_flag():
