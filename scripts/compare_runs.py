@@ -140,7 +140,7 @@ def _show(summaries: list[dict[str, Any]], name: str) -> str:
   if len(values) < len(summaries):
     return ""
   mean = statistics.mean(values)
-  text = f"{mean:,.0f}" if abs(mean) >= 100 else f"{mean:.4g}"
+  text = f"{mean:,.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
   if len(values) > 1 and isinstance(values[0], float):
     error = statistics.stdev(values) / math.sqrt(len(values))
     text += f" ± {error:.2g}"

@@ -77,18 +77,28 @@ def group_by(
 def summary(workdir: pathlib.Path) -> dict[str, Any]:
   """Returns the last figures; of a run that was stopped there are fewer.
 
+  The means of `evaluate_agent`'s last evaluation with the flags of the run are
+  among them, as in `greedy_return`.
+
   Args:
     workdir: the run's directory.
 
   Raises:
     ValueError: if there is no report.
   """
+  last = {}
+  path = workdir / "evaluations.jsonl"
+  for line in path.read_text().splitlines() if path.exists() else ():
+    evaluation = json.loads(line)
+    if not evaluation["overruled"]:
+      for policy in ("sampled", "greedy"):
+        for name, figure in evaluation[policy].items():
+          last[f"{policy}_{name}"] = figure["mean"]
   path = workdir / "summary.json"
   if path.exists():
-    return json.loads(path.read_text())
-  last = {}
+    return json.loads(path.read_text()) | last
   for record in training.read_metrics(workdir):
     last |= record
-  if not last:
+  if "step" not in last:
     raise ValueError(f"{workdir} has no report of a run")
   return last

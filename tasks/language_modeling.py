@@ -762,7 +762,7 @@ def _wikitext_files(name: str) -> str:
   return (
       "wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens, the files of "
       f"the release {name}-v1.zip (its first address, research.metamind.io, is "
-      f"no more; its author has it at https://wikitext.smerity.com/{name}-v1.zip)"
+      "no more; https://wikitext.smerity.com is said to have it)"
   )
 
 

@@ -293,6 +293,8 @@ def test_ctrl_c_of_a_demo_saves(tmp_path):
       [sys.executable, "-m", "scripts.demo", f"--demo_dir={tmp_path}"],
       cwd=ROOT,
       start_new_session=True,
+      # Whoever runs the tests may ignore it, which is inherited.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,

@@ -222,6 +222,26 @@ def test_without_figures_those_of_evaluations_are_shown(tmp_path):
   assert cells[1][6:] == ["80 ± 0", "2", "4", "never", "never"]
 
 
+def test_evaluations_of_an_agent_are_figures_of_its_run(tmp_path):
+  """The last one; one with other flags is of no run."""
+  record = {"step": 3, "wall_seconds": 2.0, "return": 5.0}
+  (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+  lines = [
+      {
+          "overruled": overruled,
+          "sampled": {"return": {"mean": mean}},
+          "greedy": {"return": {"mean": mean + 0.5}},
+      }
+      for mean, overruled in ((100.0, {}), (105.86, {}), (7.0, {"seed": 1}))
+  ]
+  path = tmp_path / "evaluations.jsonl"
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  names = ["sampled_return", "greedy_return"]
+  *_, row = compare_runs.table([tmp_path], names, []).splitlines()
+  cells = [cell.strip() for cell in row.strip("|").split("|")]
+  assert cells[6:] == ["105.9", "106.4"]
+
+
 def test_a_table_needs_no_pictures(tmp_path):
   """Neither the flags of plot_runs nor matplotlib."""
   done = run("scripts.compare_runs", tmp_path, "--metric=loss")
