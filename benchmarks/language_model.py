@@ -39,6 +39,7 @@ from absl import flags
 import haiku as hk
 import jax
 import tabulate
+import tqdm
 
 from benchmarks import programs
 from rmc import training
@@ -92,7 +93,7 @@ def measure() -> dict[str, Any]:
     if not FLAGS.updates:
       return
     seconds = []
-    for step in range(1 + FLAGS.updates):
+    for step in tqdm.trange(1 + FLAGS.updates, unit="update"):
       start = time.perf_counter()
       state, _ = jax.block_until_ready(compiled(state, batches(step)))
       seconds.append(time.perf_counter() - start)

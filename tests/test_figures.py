@@ -289,16 +289,18 @@ def test_demo_refuses_wrong_flags(tmp_path):
 
 def test_ctrl_c_of_a_demo_saves(tmp_path):
   """The terminal sends the signal to the training program too."""
+  # Whoever runs the tests may ignore it, which a new program inherits; one that
+  # is handled it begins with by default, and JAX warns of forks (preexec_fn).
+  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
   demo = subprocess.Popen(
       [sys.executable, "-m", "scripts.demo", f"--demo_dir={tmp_path}"],
       cwd=ROOT,
       start_new_session=True,
-      # Whoever runs the tests may ignore it, which is inherited.
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
       stdout=subprocess.DEVNULL,
       stderr=subprocess.PIPE,
       text=True,
   )
+  signal.signal(signal.SIGINT, handler)
   metrics = tmp_path / "rmc_seed0/metrics.jsonl"
   while demo.poll() is None and not (metrics.exists() and metrics.read_text()):
     time.sleep(0.1)
