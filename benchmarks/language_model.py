@@ -128,6 +128,7 @@ def measure() -> dict[str, Any]:
         jax.default_matmul_precision(FLAGS.matmul_precision),
         contextlib.redirect_stdout(sys.stderr),  # A table of parameters.
         programs.instead_of(training, "train", measure_updates),
+        common_flags.memory_errors(),
     ):
       train_language_model.main()
   stats = [device.memory_stats() for device in jax.local_devices()]

@@ -1,6 +1,7 @@
 """Flags that the training programs share, and what is made from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import math
 import os
@@ -198,7 +199,8 @@ def run(main: Callable[[], None]):
         )
       if FLAGS.workdir is not None:
         multihost.on_leader(_check_workdir)
-      main()
+      with memory_errors():
+        main()
     except training.CheckpointError as error:
       raise UsageError(str(error)) from error
     except training.Interrupted as error:
@@ -216,6 +218,20 @@ def run(main: Callable[[], None]):
 
 
 _main_module = ""
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+  """Turns what JAX raises for want of memory into a failure of one line."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise Failure(
+        f"{str(error).splitlines()[0]} A smaller --batch_size needs less, and "
+        "so does --remat"
+    ) from error
 
 
 def make_parallel() -> training.DataParallel:

@@ -12,6 +12,7 @@ import time
 
 from absl.testing import flagsaver
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -259,6 +260,25 @@ def test_evaluation_needs_a_checkpoint(program, tmp_path):
   assert (status, out, err.count("\n")) == (2, "", 1)
   assert f"needs a checkpoint, and --workdir={workdir} has none" in err
   assert not workdir.exists()
+
+
+def test_too_little_memory(program, tmp_path, monkeypatch):
+  """What JAX raises then is one line; whatever else it raises is not."""
+
+  def train(*args, **options):
+    del args, options
+    jax.block_until_ready(jnp.zeros([2**50], jnp.uint8))
+
+  monkeypatch.setattr(training, "train", train)
+  status, _, err, _ = program(*TINY, f"--workdir={tmp_path}")
+  assert (status, err.count("\n")) == (1, 1)
+  assert "Out of memory" in err and "A smaller --batch_size needs less" in err
+
+  with (
+      pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+      common_flags.memory_errors(),
+  ):
+    raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 def test_flags_that_differ_are_listed(program, finished):
