@@ -222,7 +222,11 @@ _main_module = ""
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-  """Turns what JAX raises for want of memory into a failure of one line."""
+  """Turns what JAX raises for want of memory into a failure of one line.
+
+  Raises:
+    Failure: if an array does not fit in a device's memory.
+  """
   try:
     yield
   except jax.errors.JaxRuntimeError as error:

@@ -56,6 +56,28 @@ def test_memory_alone():
   assert found[1] - found[0] > (40 - 2) * 50 * 4 * 4
 
 
+def test_too_little_memory():
+  code = """
+from benchmarks import language_model
+import jax
+import jax.numpy as jnp
+from scripts import program, train_language_model
+def fill():
+  jax.block_until_ready(jnp.zeros([2**50], jnp.uint8))
+train_language_model.main = fill
+program.run(language_model.main)
+"""
+  done = subprocess.run(
+      [sys.executable, "-c", code, "--num_types=30", "--batch_size=2"],
+      capture_output=True,
+      text=True,
+      timeout=600,
+  )
+  assert done.returncode == 1
+  assert "Traceback" not in done.stderr
+  assert "A smaller --batch_size needs less" in done.stderr
+
+
 def test_wrong_flag():
   done = run("--preset=lm_nothing")
   assert done.returncode == 2
