@@ -306,13 +306,34 @@ class LanguageModel(hk.Module):
       ValueError: if there is no projection and the core's output has not the
         size of an embedding.
     """
-    inputs = self._softmax.embed(tokens)  # [T, B, D]
-    inputs = _dropout(inputs, self._embedding_dropout, keys, 0)
-    outputs, state = unroll(
-        self._core, inputs, state, **self._unroll_options
-    )
-    outputs = _dropout(outputs, self._output_dropout, keys, 1)
-    return self._softmax.log_probs(self._project(outputs), targets), state
+    outputs, state = self._read(tokens, state, keys)
+    return self._softmax.log_probs(outputs, targets), state
+
+  def loss(
+      self,
+      tokens: jax.Array,
+      targets: jax.Array,
+      state: Any,
+      keys: jax.Array | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """Returns the mean of minus a call's log-probabilities, to train on.
+
+    Its gradient takes less time and memory than that of a call.
+
+    Args:
+      tokens: words, `[T, B]`.
+      targets: the words to predict, `[T, B]`.
+      state: the core's state before the first word.
+      keys: of the dropout, one for each text, `[B]`; None for no dropout.
+
+    Returns:
+      The mean, `[]`, and the core's next state.
+
+    Raises:
+      ValueError: as a call.
+    """
+    outputs, state = self._read(tokens, state, keys)
+    return self._softmax.cross_entropy(outputs, targets), state
 
   def step(self, tokens: jax.Array, state: Any) -> tuple[jax.Array, Any]:
     """Reads one word and tells how likely every word is to be the next.
@@ -329,6 +350,18 @@ class LanguageModel(hk.Module):
     """
     output, state = self._core(self._softmax.embed(tokens), state)
     return self._softmax.all_log_probs(self._project(output)), state
+
+  def _read(
+      self, tokens: jax.Array, state: Any, keys: jax.Array | None
+  ) -> tuple[jax.Array, Any]:
+    """Returns the softmax's input, `[T, B, D]`, and the core's next state."""
+    inputs = self._softmax.embed(tokens)  # [T, B, D]
+    inputs = _dropout(inputs, self._embedding_dropout, keys, 0)
+    outputs, state = unroll(
+        self._core, inputs, state, **self._unroll_options
+    )
+    outputs = _dropout(outputs, self._output_dropout, keys, 1)
+    return self._project(outputs), state
 
   def _project(self, outputs: jax.Array) -> jax.Array:
     """Returns outputs of the size of an embedding, `[..., D]`."""

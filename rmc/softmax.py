@@ -8,7 +8,9 @@ Glossary of shapes:
 """
 
 from collections.abc import Callable, Sequence
+import functools
 import itertools
+from typing import Any
 
 import haiku as hk
 import jax
@@ -18,6 +20,13 @@ from rmc import _checks
 
 # How many logits of one pass are in memory at a time, unless one step has more.
 _MAX_LOGITS = 2**26
+
+# (parameters, outputs [T, ..., D], targets [T, ...]) -> values [T, ...].
+_Function = Callable[[Any, jax.Array, jax.Array], jax.Array]
+# The head's weights and bias; the weights, projection and bias of each tail.
+_AdaptiveParams = tuple[
+    tuple[jax.Array, jax.Array], list[tuple[jax.Array, jax.Array, jax.Array]]
+]
 
 
 def log_probs(
@@ -48,13 +57,39 @@ def log_probs(
   Raises:
     ValueError: if chunk_size is below 1.
   """
+  size = _chunk_size(targets, weights.shape[0], chunk_size)
+  return _in_chunks(_log_probs, (weights, bias), outputs, targets, size)
 
-  def chunk(outputs, targets):
-    values = jax.nn.log_softmax(_logits(outputs, weights, bias))
-    is_class = (targets >= 0) & (targets < weights.shape[0])
-    return jnp.where(is_class, _pick(values, targets), jnp.nan)
 
-  return _in_chunks(chunk, outputs, targets, weights.shape[0], chunk_size)
+def cross_entropy(
+    outputs: jax.Array,
+    weights: jax.Array,
+    bias: jax.Array,
+    targets: jax.Array,
+    chunk_size: int | None = None,
+) -> jax.Array:
+  """Returns the mean of minus `log_probs`, which a network is trained on.
+
+  A chunk's gradient is computed with its loss, while its logits are there:
+  that of the mean is known but for a factor before any other chunk is seen. So
+  no logits are made twice. The gradients that are kept have the size of outputs
+  and parameters.
+
+  Args:
+    outputs: `[T, ..., D]`.
+    weights: `[V, D]`.
+    bias: `[V]`.
+    targets: classes, integers `[T, ...]`.
+    chunk_size: as in `log_probs`.
+
+  Returns:
+    A number, `[]`, NaN if a target is no class.
+
+  Raises:
+    ValueError: if chunk_size is below 1.
+  """
+  size = _chunk_size(targets, weights.shape[0], chunk_size)
+  return _mean_in_chunks(_log_probs, (weights, bias), outputs, targets, size)
 
 
 class Softmax(hk.Module):
@@ -123,6 +158,18 @@ class Softmax(hk.Module):
       NaN for what is no word.
     """
     return log_probs(outputs, *self._head(), targets, self._chunk_size)
+
+  def cross_entropy(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the mean of minus `log_probs`, with a faster gradient.
+
+    Args:
+      outputs: of the network, `[T, ..., D]`.
+      targets: words, `[T, ...]`.
+
+    Returns:
+      A number, `[]`; see `rmc.softmax.cross_entropy`.
+    """
+    return cross_entropy(outputs, *self._head(), targets, self._chunk_size)
 
   def all_log_probs(self, outputs: jax.Array) -> jax.Array:
     """Returns log-probabilities `[..., V]` for outputs `[..., D]`."""
@@ -231,48 +278,60 @@ class AdaptiveSoftmax(hk.Module):
     Returns:
       NaN for what is no word.
     """
-    parts = self._parts()
+    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
+    return _in_chunks(self._values, self._params(), outputs, targets, size)
 
-    def chunk(outputs, targets):
-      head, *tails = (part(outputs) for part in parts)
-      result = _pick(head, jnp.minimum(targets, self._head_size - 1))
-      for i, tail in enumerate(tails):
-        in_tail, places = self._places(targets, i)
-        in_head = head[..., self._head_size + i]
-        result = jnp.where(in_tail, in_head + _pick(tail, places), result)
-      is_word = (targets >= 0) & (targets < self._vocab_size)
-      return jnp.where(is_word, result, jnp.nan)
+  def cross_entropy(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the mean of minus `log_probs`, with a faster gradient.
 
-    return _in_chunks(
-        chunk, outputs, targets, self._vocab_size, self._chunk_size
-    )
+    Args:
+      outputs: of the network, `[T, ..., D]`.
+      targets: words, `[T, ...]`.
+
+    Returns:
+      A number, `[]`; see `rmc.softmax.cross_entropy`.
+    """
+    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
+    params = self._params()
+    return _mean_in_chunks(self._values, params, outputs, targets, size)
 
   def all_log_probs(self, outputs: jax.Array) -> jax.Array:
     """Returns log-probabilities `[..., V]` for outputs `[..., D]`."""
-    head, *tails = (part(outputs) for part in self._parts())
+    logits = self._logits(self._params(), outputs)
+    head, *tails = map(jax.nn.log_softmax, logits)
     words, classes = jnp.split(head, [self._head_size], axis=-1)
     tails = [classes[..., i, None] + tail for i, tail in enumerate(tails)]
     return jnp.concatenate([words, *tails], axis=-1)
 
-  def _parts(self) -> list[Callable[[jax.Array], jax.Array]]:
-    """Returns the log-softmax of the head and that of each tail, of outputs.
+  def _values(
+      self, params: _AdaptiveParams, outputs: jax.Array, targets: jax.Array
+  ) -> jax.Array:
+    """Returns log-probabilities `[T, ...]` of words `[T, ...]`."""
+    head, *tails = self._logits(params, outputs)
+    classes = targets
+    for i, (first, _) in enumerate(self._tails):
+      classes = jnp.where(targets >= first, self._head_size + i, classes)
+    result = _log_prob(head, classes)
+    for i, tail in enumerate(tails):
+      in_tail, places = self._places(targets, i)
+      result += jnp.where(in_tail, _log_prob(tail, places), 0)
+    return _where_class(targets, self._vocab_size, result)
 
-    The functions hold the parameters, so that JAX may transform them.
-    """
-
-    def head(outputs, weights, bias):
-      return jax.nn.log_softmax(_logits(outputs, weights, bias))
-
-    def tail(outputs, weights, projection, bias):
-      return head(outputs @ projection.T, weights, bias)
-
-    def bound(function, arrays):
-      return lambda outputs: function(outputs, *arrays)
-
+  def _logits(
+      self, params: _AdaptiveParams, outputs: jax.Array
+  ) -> list[jax.Array]:
+    """Returns the logits of the head and those of each tail."""
+    head, tails = params
     return [
-        bound(head, self._head()),
-        *(bound(tail, self._tail(i)) for i in range(len(self._tails))),
+        _logits(outputs, *head),
+        *(
+            _logits(outputs @ projection.T, weights, bias)
+            for weights, projection, bias in tails
+        ),
     ]
+
+  def _params(self) -> _AdaptiveParams:
+    return self._head(), [self._tail(i) for i in range(len(self._tails))]
 
   def _head(self) -> tuple[jax.Array, jax.Array]:
     """Returns weights `[n, D]` and bias `[n]`, of words, then of tails."""
@@ -326,39 +385,135 @@ def _logits(
   return logits + jnp.broadcast_to(bias, logits.shape)
 
 
-def _pick(values: jax.Array, places: jax.Array) -> jax.Array:
-  """Returns `values[..., places]`, a place for each row."""
-  return jnp.take_along_axis(values, places[..., None], axis=-1)[..., 0]
-
-
-def _in_chunks(
-    function: Callable[[jax.Array, jax.Array], jax.Array],
-    outputs: jax.Array,
-    targets: jax.Array,
-    vocab_size: int,
-    chunk_size: int | None,
+def _log_probs(
+    params: tuple[jax.Array, jax.Array], outputs: jax.Array, targets: jax.Array
 ) -> jax.Array:
-  """Maps a function over the first axis, some of it at a time.
+  weights, bias = params
+  values = _log_prob(_logits(outputs, weights, bias), targets)
+  return _where_class(targets, weights.shape[0], values)
 
-  Nothing of a chunk is kept for the backward pass. The other axes stay whole,
-  so that they can be split over devices.
+
+def _log_prob(logits: jax.Array, places: jax.Array) -> jax.Array:
+  """Returns `jax.nn.log_softmax(logits)[..., places]`, a place for each row.
+
+  Picking from that table would write it, and zeros of its size backwards; sums
+  need only read the logits.
   """
+  top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+  total = jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
+  there = jax.nn.one_hot(places, logits.shape[-1], dtype=bool)
+  picked = jnp.sum(jnp.where(there, logits, 0), axis=-1)
+  return picked - top - jnp.log(total)
+
+
+def _where_class(
+    targets: jax.Array, num_classes: int, values: jax.Array
+) -> jax.Array:
+  """Returns values, NaN for targets that are none."""
+  return jnp.where((targets >= 0) & (targets < num_classes), values, jnp.nan)
+
+
+def _chunk_size(
+    targets: jax.Array, vocab_size: int, chunk_size: int | None
+) -> int:
+  """Returns how many steps make a chunk, all of about the same size."""
   steps = targets.shape[0]
   _checks.at_least(1, chunk_size=1 if chunk_size is None else chunk_size)
   if chunk_size is None:
     logits_a_step = vocab_size * targets[0].size
     chunk_size = max(1, _MAX_LOGITS // max(1, logits_a_step))
-  num_chunks = -(-steps // chunk_size)
-  if num_chunks <= 1:
-    return function(outputs, targets)
-  chunk_size = -(-steps // num_chunks)  # Of even size: the least to pad.
+  num_chunks = max(1, -(-steps // chunk_size))
+  return -(-steps // num_chunks)  # Of even size: the least to pad.
 
-  def cut(x):
-    padding = [(0, num_chunks * chunk_size - steps)] + [(0, 0)] * (x.ndim - 1)
-    return jnp.pad(x, padding).reshape(num_chunks, chunk_size, *x.shape[1:])
 
+def _cut(x: jax.Array, chunk_size: int) -> jax.Array:
+  """Returns steps in chunks, `[chunks, chunk_size, ...]`, with zeros after.
+
+  The other axes stay whole, so that they can be split over devices.
+  """
+  num_chunks = -(-x.shape[0] // chunk_size)
+  padding = [(0, num_chunks * chunk_size - x.shape[0])]
+  padding += [(0, 0)] * (x.ndim - 1)
+  return jnp.pad(x, padding).reshape(num_chunks, chunk_size, *x.shape[1:])
+
+
+def _in_chunks(
+    function: _Function,
+    params: Any,
+    outputs: jax.Array,
+    targets: jax.Array,
+    chunk_size: int,
+) -> jax.Array:
+  """Maps a function over the first axis, some of it at a time.
+
+  Nothing of a chunk is kept for the backward pass.
+  """
+  steps = targets.shape[0]
+  if steps <= chunk_size:
+    return function(params, outputs, targets)
   function = jax.checkpoint(function, prevent_cse=False)
   results = jax.lax.map(
-      lambda chunk: function(*chunk), (cut(outputs), cut(targets))
+      lambda chunk: function(params, *chunk),
+      (_cut(outputs, chunk_size), _cut(targets, chunk_size)),
   )
   return results.reshape(-1, *targets.shape[1:])[:steps]
+
+
+def _mean_in_chunks(
+    function: _Function,
+    params: Any,
+    outputs: jax.Array,
+    targets: jax.Array,
+    chunk_size: int,
+) -> jax.Array:
+  """Returns minus the mean of a function, and its gradient as it goes."""
+  if targets.shape[0] <= chunk_size:
+    return -jnp.mean(function(params, outputs, targets))
+  shares = jnp.full(targets.shape, -1 / targets.size, outputs.dtype)
+  chunks = [_cut(x, chunk_size) for x in (outputs, targets, shares)]
+  return _weighted_sum(function, params, *chunks)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_sum(
+    function: _Function,
+    params: Any,
+    outputs: jax.Array,
+    targets: jax.Array,
+    shares: jax.Array,
+) -> jax.Array:
+  """Sums a function's values times shares, all in chunks `[chunks, ...]`."""
+  sums = jax.lax.map(
+      lambda chunk: _chunk_sum(function, params, *chunk),
+      (outputs, targets, shares),
+  )
+  return jnp.sum(sums)
+
+
+def _weighted_sum_forward(function, params, outputs, targets, shares):
+  gradient = jax.value_and_grad(
+      functools.partial(_chunk_sum, function), argnums=(0, 1)
+  )
+
+  def add(param_grads, chunk):
+    value, (grads, output_grads) = gradient(params, *chunk)
+    return jax.tree.map(jnp.add, param_grads, grads), (value, output_grads)
+
+  param_grads, (sums, output_grads) = jax.lax.scan(
+      add,
+      jax.tree.map(jnp.zeros_like, params),
+      (outputs, targets, shares),
+  )
+  return jnp.sum(sums), (param_grads, output_grads)
+
+
+def _weighted_sum_backward(function, grads, factor):
+  del function
+  return *jax.tree.map(lambda x: factor * x, grads), None, None
+
+
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+
+
+def _chunk_sum(function, params, outputs, targets, shares):
+  return jnp.sum(shares * function(params, outputs, targets))

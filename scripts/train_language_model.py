@@ -145,10 +145,10 @@ def main():
   def loss_fn(params, batch, carry, key):
     words = batch["words"].T  # [T + 1, B]
     keys = training.example_keys(key, batch["indices"])
-    log_probs, carry = network.apply.log_probs(
+    loss, carry = network.apply.loss(
         params, words[:-1], words[1:], carry, keys
     )
-    return -jnp.mean(log_probs), ({}, jax.lax.stop_gradient(carry))
+    return loss, ({}, jax.lax.stop_gradient(carry))
 
   def batches(step, indices):
     return {"words": windows(step, indices), "indices": indices}
@@ -202,11 +202,13 @@ class Apply(NamedTuple):
 
   Attributes:
     log_probs: `LanguageModel.__call__`.
+    loss: `LanguageModel.loss`.
     step: `LanguageModel.step`.
     initial_state: `LanguageModel.initial_state`.
   """
 
   log_probs: Callable[..., tuple[jax.Array, Any]]
+  loss: Callable[..., tuple[jax.Array, Any]]
   step: Callable[..., tuple[jax.Array, Any]]
   initial_state: Callable[..., Any]
 
@@ -245,7 +247,7 @@ def make_network(vocab_size: int) -> hk.MultiTransformed:
     def init(tokens):
       return model(tokens, tokens, model.initial_state(tokens.shape[1]))
 
-    return init, Apply(model, model.step, model.initial_state)
+    return init, Apply(model, model.loss, model.step, model.initial_state)
 
   return hk.without_apply_rng(hk.multi_transform(build))
 

@@ -78,6 +78,29 @@ def test_state_is_carried():
   assert_close(apply(halves, params, tokens, targets), whole)
 
 
+@pytest.mark.parametrize("softmax", SOFTMAXES)
+def test_loss(softmax):
+  """It is the mean of minus what a call finds, and so are its gradients."""
+  tokens, targets = draw_words()
+  keys = jax.random.split(jax.random.key(0), BATCH)
+  fn = call(keys, softmax=softmax, output_dropout=0.3)
+  params = draw_params(fn, tokens, targets)
+
+  def loss(tokens, targets):
+    model = make(softmax=softmax, output_dropout=0.3)
+    return model.loss(tokens, targets, model.initial_state(BATCH), keys)
+
+  def mean(tokens, targets):
+    log_probs, state = fn(tokens, targets)
+    return -jnp.mean(log_probs), state
+
+  def gradients(fn):
+    apply = hk.without_apply_rng(hk.transform(fn)).apply
+    return jit(jax.value_and_grad(apply, has_aux=True))(params, tokens, targets)
+
+  assert_close(gradients(loss), gradients(mean))
+
+
 @pytest.mark.parametrize("which", ["embedding_dropout", "output_dropout"])
 def test_dropout_depends_on_the_example_alone(which):
   """An example's figures are the same among others, and with other keys not."""

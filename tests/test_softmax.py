@@ -1,5 +1,7 @@
 """Softmaxes over many words, against dense ones in float64."""
 
+import re
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,15 @@ def value_and_grads(function, *arguments):
   return jit(grad)(*arguments)
 
 
+def mean_and_grads(function, *arguments):
+  """Returns a mean of minus values, times a factor, and its gradients."""
+
+  def loss(*arguments):
+    return -3 * jnp.mean(function(*arguments))
+
+  return jit(jax.value_and_grad(loss, range(len(arguments))))(*arguments)
+
+
 def assert_near(actual, expected):
   for x, y in zip(
       jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
@@ -68,9 +79,61 @@ def test_chunks_agree_with_dense(chunk_size):
     probs = jnp.exp(logits) / jnp.sum(jnp.exp(logits), axis=2, keepdims=True)
     return jnp.sum(jnp.log(probs) * jax.nn.one_hot(targets, VOCAB), axis=2)
 
+  def loss(*arrays):
+    return -softmax.cross_entropy(*arrays, targets, chunk_size)
+
   assert_near(
       value_and_grads(chunked, *arrays), value_and_grads(dense, *arrays)
   )
+  expected = mean_and_grads(dense, *arrays)
+  assert_near(mean_and_grads(loss, *arrays), expected)
+  assert_near(-3 * jit(loss)(*arrays), expected[0])
+
+
+@pytest.mark.parametrize("shape", [(STEPS,), (STEPS, 2, BATCH)])
+def test_other_axes(shape):
+  """There may be any number between the steps and the features."""
+  weights, bias = draw(VOCAB, SIZE, seed=1), draw(VOCAB, seed=2)
+  outputs = draw(*shape, SIZE)
+  targets = jnp.asarray(np.random.default_rng(3).integers(VOCAB, size=shape))
+
+  def grads(function, chunk_size):
+    def loss(*arrays):
+      return function(*arrays, targets, chunk_size)
+
+    return mean_and_grads(loss, outputs, weights, bias)
+
+  expected = grads(softmax.log_probs, STEPS)
+  assert_near(grads(softmax.log_probs, 2), expected)
+
+  def minus_loss(*arguments):
+    return -softmax.cross_entropy(*arguments)
+
+  assert_near(grads(minus_loss, 2), expected)
+
+
+def test_logits_are_made_once():
+  """Of the three products backwards, two are left: the logits' is not one."""
+  arrays = draw(STEPS, BATCH, SIZE), draw(VOCAB, SIZE), draw(VOCAB)
+
+  def products(function):
+    def loss(*arrays):
+      return jnp.sum(function(*arrays, draw_targets(), 2))
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(*arrays)
+    return str(jaxpr).count("dot_general[")
+
+  assert products(softmax.log_probs) == 4
+  assert products(softmax.cross_entropy) == 3
+
+
+def test_sure_of_a_word():
+  """Next to all probability is no difference of large numbers."""
+  outputs = jnp.full([1, 1], 50.0, jnp.float32)
+  weights = jnp.array([[1.0], [0.7]], jnp.float32)
+  zeros = jnp.zeros(2, jnp.float32)
+  value = softmax.log_probs(outputs, weights, zeros, jnp.zeros(1, int))
+  np.testing.assert_allclose(value, [-np.exp(-15.0)], rtol=0, atol=2e-7)
 
 
 def make(kind, tied=True, chunk_size=None):
@@ -81,12 +144,13 @@ def make(kind, tied=True, chunk_size=None):
   )
 
 
-def both(kind, **options):
+def both(kind, loss=False, **options):
   """Uses embedding and softmax, as a network does."""
 
   def fn(outputs, tokens):
     module = make(kind, **options)
-    return module.log_probs(outputs + module.embed(tokens), tokens[::-1])
+    call = module.cross_entropy if loss else module.log_probs
+    return call(outputs + module.embed(tokens), tokens[::-1])
 
   return hk.without_apply_rng(hk.transform(fn))
 
@@ -154,6 +218,14 @@ def test_adaptive_agrees_with_dense(chunk_size, tied):
   assert_near(actual, value_and_grads(dense, params, outputs))
   assert all(np.any(grad) for grad in jax.tree.leaves(actual))
 
+  def loss(params, outputs):
+    options = {"tied": tied, "chunk_size": chunk_size, "loss": True}
+    fn = both("adaptive", **options).apply
+    return -fn({"adaptive_softmax": params}, outputs, tokens)
+
+  expected = mean_and_grads(dense, params, outputs)
+  assert_near(mean_and_grads(loss, params, outputs), expected)
+
 
 @pytest.mark.parametrize("kind", ["full", "adaptive"])
 def test_all_log_probs(kind):
@@ -196,7 +268,8 @@ def test_embeddings_start_alike(kind, tied):
 
 
 @pytest.mark.parametrize("size", [8, 16])
-def test_logits_never_exist_at_once(size):
+@pytest.mark.parametrize("function", ["log_probs", "cross_entropy"])
+def test_logits_never_exist_at_once(function, size):
   """Memory of forward and backward does not grow with the steps."""
   vocab, batch, features = 2000, 4, 8
   outputs = jnp.zeros([size, batch, features], jnp.float32)
@@ -205,7 +278,8 @@ def test_logits_never_exist_at_once(size):
   targets = jnp.zeros([size, batch], jnp.int32)
 
   def loss(outputs, weights, bias):
-    return jnp.sum(softmax.log_probs(outputs, weights, bias, targets, 1))
+    call = getattr(softmax, function)
+    return jnp.sum(call(outputs, weights, bias, targets, 1))
 
   compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(outputs, weights, bias)
   memory = compiled.compile().memory_analysis().temp_size_in_bytes
@@ -223,24 +297,20 @@ def test_logits_never_exist_at_once(size):
         (STEPS * BATCH * VOCAB, STEPS),
     ],
 )
+@pytest.mark.parametrize("loss", [False, True])
 @pytest.mark.parametrize("kind", ["full", "adaptive"])
-def test_chunks_are_as_large_as_allowed(monkeypatch, kind, max_logits, steps):
+def test_chunks_are_as_large_as_allowed(
+    monkeypatch, kind, loss, max_logits, steps
+):
   """Unless their size is given."""
   monkeypatch.setattr(softmax, "_MAX_LOGITS", max_logits)
-  sizes = []
-  log_softmax = jax.nn.log_softmax
-
-  def watched(logits):
-    sizes.append(logits.shape[0])
-    return log_softmax(logits)
-
-  monkeypatch.setattr(jax.nn, "log_softmax", watched)
   params, tokens = draw_params(kind), draw_targets()
-  sizes.clear()  # What it took to make them.
-  apply = both(kind).apply
   name = "softmax" if kind == "full" else "adaptive_softmax"
-  jax.eval_shape(apply, {name: params}, draw(STEPS, BATCH, SIZE), tokens)
-  assert set(sizes) == {steps}
+  jaxpr = jax.make_jaxpr(both(kind, loss).apply)(
+      {name: params}, draw(STEPS, BATCH, SIZE), tokens
+  )
+  chunks = {int(x) for x in re.findall(r" length=(\d+)", str(jaxpr))}
+  assert chunks == ({-(-STEPS // steps)} if steps < STEPS else set())
 
 
 @pytest.mark.parametrize(
@@ -265,28 +335,39 @@ def test_wrong_cutoffs(cutoffs):
         (rmc.Softmax, {"chunk_size": -1}),
     ],
 )
-def test_wrong_sizes(kind, arguments):
+@pytest.mark.parametrize("call", ["log_probs", "cross_entropy"])
+def test_wrong_sizes(call, kind, arguments):
   name, value = list(arguments.items())[-1]
 
   def fn():
     sizes = {"vocab_size": VOCAB, "embedding_size": SIZE} | arguments
-    return kind(**sizes).log_probs(jnp.zeros([2, SIZE]), jnp.zeros(2, int))
+    module = kind(**sizes)
+    return getattr(module, call)(jnp.zeros([2, SIZE]), jnp.zeros(2, int))
 
   with pytest.raises(ValueError, match=f"{name} must be at least 1, .*{value}"):
     hk.transform(fn).init(jax.random.key(0))
 
 
+@pytest.mark.parametrize("chunk_size", [None, 3])
 @pytest.mark.parametrize("kind", ["full", "adaptive"])
-def test_what_is_no_word_has_no_probability(kind):
+def test_what_is_no_word_has_no_probability(kind, chunk_size):
   def fn(outputs, targets):
-    return make(kind).log_probs(outputs, targets)
+    module = make(kind, chunk_size=chunk_size)
+    losses = [
+        module.cross_entropy(outputs[:n], targets[:n])
+        for n in range(1, 1 + len(targets))
+    ]
+    return module.log_probs(outputs, targets), jnp.stack(losses)
 
   transformed = hk.without_apply_rng(hk.transform(fn))
-  arguments = jnp.zeros([4, SIZE]), jnp.array([-1, 0, VOCAB - 1, VOCAB])
+  arguments = jnp.zeros([4, SIZE]), jnp.array([0, VOCAB - 1, VOCAB, -1])
   params = transformed.init(jax.random.key(0), *arguments)
   with jax.debug_nans(False):
-    values = transformed.apply(params, *arguments)
-  assert np.isnan(values).tolist() == [True, False, False, True]
+    values, losses = transformed.apply(params, *arguments)
+    alone, _ = transformed.apply(params, arguments[0], -arguments[1])
+  assert np.isnan(values).tolist() == [False, False, True, True]
+  assert np.isnan(losses).tolist() == [False, False, True, True]
+  assert np.isnan(alone).tolist() == [False, True, True, False]
 
 
 def test_adaptive_starts_even():

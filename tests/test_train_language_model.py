@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rmc import training
+from rmc import softmax, training
 from rmc.training import checkpoint
 from scripts import common_flags, generate_text, train_language_model
 from tasks import language_modeling
@@ -273,8 +273,13 @@ def state_of(workdir, step):
   return jax.tree.leaves((training.load_params(workdir), rest))
 
 
-def test_eight_devices_equal_one(train, tmp_path, monkeypatch):
-  """With dropout, and in the states that go from update to update."""
+def test_eight_devices_equal_one(train, tmp_path, monkeypatch, folder):
+  """With dropout, and in the states that go from update to update.
+
+  The softmax has a chunk for each step, or on eight devices for two.
+  """
+  num_types = len(load(folder).vocabulary)
+  monkeypatch.setattr(softmax, "_MAX_LOGITS", 2 * num_types)
   monkeypatch.setattr(common_flags, "make_optimizer", lambda: optax.sgd(0.1))
   arguments = ("--steps=3", "--core=lstm")
   one = train(tmp_path / "one", "--parallel=jit", *arguments)
