@@ -469,28 +469,28 @@ def _mean_in_chunks(
   """Returns minus the mean of a function, and its gradient as it goes."""
   if targets.shape[0] <= chunk_size:
     return -jnp.mean(function(params, outputs, targets))
-  shares = jnp.full(targets.shape, -1 / targets.size, outputs.dtype)
-  chunks = [_cut(x, chunk_size) for x in (outputs, targets, shares)]
-  return _weighted_sum(function, params, *chunks)
+  is_step = jnp.ones(targets.shape, bool)  # What is added is none.
+  chunks = [_cut(x, chunk_size) for x in (outputs, targets, is_step)]
+  return -_sum(function, params, *chunks) / targets.size
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _weighted_sum(
+def _sum(
     function: _Function,
     params: Any,
     outputs: jax.Array,
     targets: jax.Array,
-    shares: jax.Array,
+    is_step: jax.Array,
 ) -> jax.Array:
-  """Sums a function's values times shares, all in chunks `[chunks, ...]`."""
+  """Sums a function's values at steps, all in chunks `[chunks, ...]`."""
   sums = jax.lax.map(
       lambda chunk: _chunk_sum(function, params, *chunk),
-      (outputs, targets, shares),
+      (outputs, targets, is_step),
   )
   return jnp.sum(sums)
 
 
-def _weighted_sum_forward(function, params, outputs, targets, shares):
+def _sum_forward(function, params, outputs, targets, is_step):
   gradient = jax.value_and_grad(
       functools.partial(_chunk_sum, function), argnums=(0, 1)
   )
@@ -502,18 +502,19 @@ def _weighted_sum_forward(function, params, outputs, targets, shares):
   param_grads, (sums, output_grads) = jax.lax.scan(
       add,
       jax.tree.map(jnp.zeros_like, params),
-      (outputs, targets, shares),
+      (outputs, targets, is_step),
   )
   return jnp.sum(sums), (param_grads, output_grads)
 
 
-def _weighted_sum_backward(function, grads, factor):
+def _sum_backward(function, grads, factor):
   del function
-  return *jax.tree.map(lambda x: factor * x, grads), None, None
+  grads = jax.tree.map(lambda x: (factor * x).astype(x.dtype), grads)
+  return *grads, None, None
 
 
-_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+_sum.defvjp(_sum_forward, _sum_backward)
 
 
-def _chunk_sum(function, params, outputs, targets, shares):
-  return jnp.sum(shares * function(params, outputs, targets))
+def _chunk_sum(function, params, outputs, targets, is_step):
+  return jnp.sum(jnp.where(is_step, function(params, outputs, targets), 0))

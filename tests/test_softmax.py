@@ -112,6 +112,30 @@ def test_other_axes(shape):
   assert_near(grads(minus_loss, 2), expected)
 
 
+def test_coarse_outputs():
+  """The loss and the parameters' gradients are not as coarse as they are."""
+  outputs = draw(STEPS, BATCH, SIZE).astype(jnp.bfloat16)
+  arrays = [x.astype(jnp.float32) for x in (draw(VOCAB, SIZE), draw(VOCAB))]
+
+  def grads(chunk_size):
+    def loss(outputs, *arrays):
+      return softmax.cross_entropy(outputs, *arrays, draw_targets(), chunk_size)
+
+    with jax.numpy_dtype_promotion("standard"):
+      return jit(jax.value_and_grad(loss, (0, 1, 2)))(outputs, *arrays)
+
+  value, (of_outputs, *of_arrays) = grads(2)
+  expected, (expected_of_outputs, *expected_of_arrays) = grads(STEPS)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
+  for x, y in zip(of_arrays, expected_of_arrays, strict=True):
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x, y, rtol=0, atol=1e-7)
+  assert of_outputs.dtype == jnp.bfloat16
+  x, y = (x.astype(np.float32) for x in (of_outputs, expected_of_outputs))
+  last_place = 2**-7 * np.max(np.abs(y))  # They are rounded twice.
+  np.testing.assert_allclose(x, y, rtol=0, atol=last_place)
+
+
 def test_logits_are_made_once():
   """Of the three products backwards, two are left: the logits' is not one."""
   arrays = draw(STEPS, BATCH, SIZE), draw(VOCAB, SIZE), draw(VOCAB)
