@@ -1,5 +1,7 @@
 """Strict JAX for every test: no silent promotion, eight CPU devices."""
 
+import os
+
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import pytest
@@ -8,6 +10,11 @@ from rmc import training
 from scripts import common_flags
 from tests.programs import parsed
 from tests.tiny_training import records_of
+
+# Tests run most programs once or twice, so that time goes to compiling them:
+# without LLVM's optimisations it takes half as long. `XLA_FLAGS= make test` has
+# them, as users do. The programs that tests start heed this too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -6,7 +6,6 @@ held against each other.
 """
 
 from collections.abc import Callable
-import functools
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -17,12 +16,6 @@ import numpy as np
 import rmc
 
 BATCH = 2
-
-# These tests run each program once or twice, so that time goes to compiling
-# it: without LLVM's optimisations that takes half as long.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 class Case(NamedTuple):
@@ -112,7 +105,7 @@ def draw_params(fn: Callable[..., Any], *args, seed: int = 2) -> hk.Params:
 
 def apply(fn: Callable[..., Any], params: hk.Params, *args) -> Any:
   """Applies a compiled `fn` to its parameters and arguments."""
-  return jit(hk.without_apply_rng(hk.transform(fn)).apply)(params, *args)
+  return jax.jit(hk.without_apply_rng(hk.transform(fn)).apply)(params, *args)
 
 
 def assert_close(actual, expected, atol=1e-6):

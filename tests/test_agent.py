@@ -19,7 +19,6 @@ from rmc import training
 from scripts.agent import Agent, _sums, describe
 from tasks.environment import StepType
 from tests.cue_environment import Counter, FeedForward, Recall
-from tests.small_cores import jit
 
 FIRST, MID, LAST = StepType
 B = 8
@@ -60,7 +59,7 @@ def begin(agent, batch_size=B):
   params = jax.tree.map(
       lambda x: rng.normal(size=x.shape).astype(x.dtype) / 2, shapes
   )
-  carry = jit(agent.initial_carry, static_argnums=2)(
+  carry = jax.jit(agent.initial_carry, static_argnums=2)(
       params, jax.random.key(2), batch_size
   )
   return params, carry
@@ -69,7 +68,7 @@ def begin(agent, batch_size=B):
 def train(agent, num_updates, *, devices=1, learning_rate=1e-3, batch_size=B):
   """Trains; returns the last state and the metrics of each update."""
   optimizer = optax.adam(learning_rate)
-  params = jit(agent.init)(jax.random.key(0))
+  params = jax.jit(agent.init)(jax.random.key(0))
   _, carry = begin(agent, batch_size)
   state = training.init_state(params, optimizer, jax.random.key(1), carry)
   parallel = training.DataParallel("auto", jax.devices()[:devices])
@@ -77,7 +76,7 @@ def train(agent, num_updates, *, devices=1, learning_rate=1e-3, batch_size=B):
   metrics = []
   with jax.numpy_dtype_promotion("standard"):  # optax asks for it.
     if devices == 1:
-      update = jit(training.make_update(agent.loss_fn, optimizer))
+      update = jax.jit(training.make_update(agent.loss_fn, optimizer))
     else:
       update = parallel.make_update(agent.loss_fn, optimizer)
       state = parallel.place_state(training.to_numpy(state))
@@ -99,7 +98,7 @@ def test_two_episodes_in_a_table():
   agent = make_agent("counter", Recall(delay=1), unroll_length=8)
   params, carry = begin(agent)
   indices = jnp.arange(B, dtype=jnp.int32)
-  act = jit(agent._act)
+  act = jax.jit(agent._act)
   table = [
       [FIRST, MID, LAST, FIRST, MID, LAST, FIRST, MID, LAST],
       [LAST, FIRST, MID, LAST, FIRST, MID, LAST, FIRST, MID],
@@ -110,7 +109,7 @@ def test_two_episodes_in_a_table():
     assert carry.core_state.tolist() == [[before[i]]] * B
     carry, unroll, _ = act(params, jax.random.key(i), indices, carry)
     assert unroll.timesteps.step_type.tolist() == [types] * B
-    heads = jit(agent.network.apply.unroll)(
+    heads = jax.jit(agent.network.apply.unroll)(
         params,
         jnp.swapaxes(unroll.timesteps.observation, 0, 1),
         unroll.core_state,
@@ -168,7 +167,7 @@ def seen(truncated):
   )
   params, carry = begin(agent)
   indices = jnp.arange(B, dtype=jnp.int32)
-  _, unroll, _ = jit(agent._act)(params, jax.random.key(0), indices, carry)
+  _, unroll, _ = jax.jit(agent._act)(params, jax.random.key(0), indices, carry)
   return agent, params, unroll
 
 
@@ -222,7 +221,7 @@ def test_actions_at_the_end_of_an_episode_teach_nothing():
     loss, _, steps = agent._loss(*arguments)
     return loss, _sums(steps)
 
-  grad = jit(jax.grad(loss, has_aux=True))
+  grad = jax.jit(jax.grad(loss, has_aux=True))
 
   def grads(where):
     actions = jnp.where(where, 1 - unroll.actions, unroll.actions)
@@ -343,7 +342,7 @@ def test_episodes_are_worth_the_same_in_training_and_in_evaluation():
   }  # fmt: skip
   expected = np.tanh(1 / 2)
   indices = jnp.arange(size, dtype=jnp.int32)
-  _, _, figures = jit(agent._act)(params, jax.random.key(6), indices, carry)
+  _, _, figures = jax.jit(agent._act)(params, jax.random.key(6), indices, carry)
   returns, counts = (np.asarray(x) for x in figures["return"])  # [T, B]
   # Three steps, and one to the next episode.
   np.testing.assert_array_equal(np.flatnonzero(counts[:, 0]), [2, 6, 10, 14])

@@ -12,7 +12,7 @@ import rmc
 from rmc.baselines import DNC, DNCState, dnc
 from tests import golden_vectors
 from tests.golden_vectors import assert_near
-from tests.small_cores import apply, assert_close, draw_params, jit
+from tests.small_cores import apply, assert_close, draw_params
 
 # The layers of the original that are one layer here, in its order.
 INTERFACE = (
@@ -142,7 +142,7 @@ def test_recorded_vectors(name):
     transformed = hk.without_apply_rng(hk.transform(loss_fn)).apply
     grad_fn = jax.value_and_grad(transformed, argnums=(0, 1, 2), has_aux=True)
     variables = golden.under("var")
-    (loss, (outputs, states)), grads = jit(grad_fn)(
+    (loss, (outputs, states)), grads = jax.jit(grad_fn)(
         params_from_variables(variables), arrays["inputs"], state
     )
 
@@ -319,7 +319,7 @@ def test_own_gradients():
       return jnp.sum(jnp.sin(fn(*values)))
 
     actual, expected = (
-        jit(jax.value_and_grad(functools.partial(loss, fn=fn), (0, 1, 2)))(
+        jax.jit(jax.value_and_grad(functools.partial(loss, fn=fn), (0, 1, 2)))(
             *values
         )
         for fn in (ours, plain)
@@ -343,7 +343,7 @@ def test_second_derivatives():
     slope = jax.grad(lambda x: jnp.vdot(grad(x), along))
     return jax.jvp(grad, (x,), (along,))[1], slope(x)
 
-  assert_close(*jit(products)(x), atol=1e-5)
+  assert_close(*jax.jit(products)(x), atol=1e-5)
 
 
 def test_reads_in_the_order_of_writing():

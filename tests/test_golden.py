@@ -1,5 +1,7 @@
 """The core against vectors recorded from the Sonnet original."""
 
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import optax
 import pytest
 
 import rmc
-from tests import golden_vectors, small_cores
+from tests import golden_vectors
 from tests.golden_vectors import assert_near
 
 UNROLLS = sorted(
@@ -78,7 +80,7 @@ def test_unroll(name, unroll):
 
     apply = hk.without_apply_rng(hk.transform(loss_fn)).apply
     grad_fn = jax.value_and_grad(apply, argnums=(0, 1, 2), has_aux=True)
-    (loss, aux), grads = small_cores.jit(grad_fn)(params, inputs, state)
+    (loss, aux), grads = jax.jit(grad_fn)(params, inputs, state)
     outputs, final_state, info = aux
     grads, grad_inputs, grad_state = grads
 
@@ -157,7 +159,10 @@ def test_training_nth_farthest(name):
         learning_rate, beta1, beta2, epsilon
     )
 
-    @jax.jit
+    # As users compile, whatever other tests do.
+    optimized = {"xla_backend_optimization_level": 3}
+
+    @functools.partial(jax.jit, compiler_options=optimized)
     def update(params, opt_state, inputs, labels):
       (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(
           params, inputs, labels

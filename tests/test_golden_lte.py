@@ -9,7 +9,7 @@ import pytest
 
 import rmc
 from tasks.learn_to_execute import LearnToExecute, score
-from tests import golden_vectors, interpreter, small_cores
+from tests import golden_vectors, interpreter
 from tests.golden_vectors import assert_near
 
 MODULE = "seq2seq"
@@ -90,7 +90,7 @@ def test_training(name):
         )
     )
 
-    @small_cores.jit
+    @jax.jit
     def update(params, opt_state):
       (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
       updates, opt_state = optimizer.update(grads, opt_state)
@@ -122,7 +122,7 @@ def test_training(name):
         atol = 1e-6 if golden.is_float64 else 1e-5
         variables = golden.under(f"var_after{t + 1}")
         assert_params_near(params, variables, golden, atol, f"after {t + 1}")
-    loss, (_, correct) = small_cores.jit(loss_fn)(params)
+    loss, (_, correct) = jax.jit(loss_fn)(params)
     assert_near(loss, arrays["loss_after_last_step"], loss_atol, "last")
     np.testing.assert_allclose(
         token_accuracy(correct),

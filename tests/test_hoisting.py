@@ -9,7 +9,7 @@ import pytest
 
 import rmc
 from tests import jaxprs
-from tests.small_cores import assert_close, case, draw_params, jit
+from tests.small_cores import assert_close, case, draw_params
 
 STEPS, BATCH = 3, 2
 CASE = case(
@@ -94,7 +94,7 @@ def params_of(network, inputs=INPUTS):
 
 def gradient(network, unroll):
   grad = jax.grad(loss_of(network, unroll), argnums=(0, 1))
-  return jit(grad)(params_of(network), INPUTS)
+  return jax.jit(grad)(params_of(network), INPUTS)
 
 
 def carries(jaxpr):
@@ -147,7 +147,7 @@ def test_derivatives(network):
         forward_over_reverse = jax.jvp(grad, at, along)[1]
         return grad(*at), jax.grad(slope, (0, 1))(*at), forward_over_reverse
 
-      return jit(everything)(*at)
+      return jax.jit(everything)(*at)
 
     ours = derivatives(rmc.unroll)
     assert_close(ours, derivatives(hk.dynamic_unroll), atol=1e-10)
@@ -178,7 +178,7 @@ def test_mapped():
 
   def gradients(unroll):
     grad = jax.grad(loss_of(twice, unroll), argnums=(0, 1))
-    return jit(jax.vmap(grad, in_axes=(None, 0)))(params, batch)
+    return jax.jit(jax.vmap(grad, in_axes=(None, 0)))(params, batch)
 
   assert_close(gradients(rmc.unroll), gradients(hk.dynamic_unroll))
 
@@ -199,7 +199,7 @@ def test_split_over_devices():
     losses = jax.vmap(loss_of(twice, hk.dynamic_unroll), in_axes=(None, 0))
     return jnp.mean(losses(params, batch))
 
-  assert_close(ours, jit(jax.grad(mean_loss))(params, batch))
+  assert_close(ours, jax.jit(jax.grad(mean_loss))(params, batch))
 
 
 def test_layers_inside_other_transformations():
@@ -244,7 +244,7 @@ def test_randomness():
   fn = hk.transform(lambda x: network(x, rmc.unroll)[0])
   params = draw_params(lambda x: network(x, rmc.unroll), INPUTS)
   inputs = np.ones((40, BATCH, 5), np.float32)
-  outputs = jit(fn.apply)(params, jax.random.key(0), inputs)[..., 0]
+  outputs = jax.jit(fn.apply)(params, jax.random.key(0), inputs)[..., 0]
   assert set(np.unique(outputs)) == {0.0, 1.0}
   assert 0.2 < np.mean(outputs) < 0.8
   assert np.any(outputs[:, 0] != outputs[:, 1])

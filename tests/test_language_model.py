@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rmc
-from tests.small_cores import CASES, apply, assert_close, draw_params, jit
+from tests.small_cores import CASES, apply, assert_close, draw_params
 
 VOCAB, SIZE, STEPS, BATCH = 11, 12, 5, 3
 CORES = {"rmc": CASES["memory_gate"].core, "lstm": lambda: hk.LSTM(4)}
@@ -96,7 +96,8 @@ def test_loss(softmax):
 
   def gradients(fn):
     apply = hk.without_apply_rng(hk.transform(fn)).apply
-    return jit(jax.value_and_grad(apply, has_aux=True))(params, tokens, targets)
+    grad = jax.value_and_grad(apply, has_aux=True)
+    return jax.jit(grad)(params, tokens, targets)
 
   assert_close(gradients(loss), gradients(mean))
 
@@ -163,7 +164,7 @@ def test_gradients_reach_every_parameter():
   def loss(params):
     return jnp.sum(hk.transform(fn).apply(params, None, tokens, targets)[0])
 
-  for path, grad in jax.tree.leaves_with_path(jit(jax.grad(loss))(params)):
+  for path, grad in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
     assert np.any(grad), path
 
 

@@ -16,7 +16,6 @@ from tests.small_cores import (
   apply,
   assert_close,
   draw_params,
-  jit,
 )
 
 DEFAULT = CASES["default"]
@@ -119,7 +118,7 @@ def test_gradients_reach_every_parameter():
     logits = hk.transform(classify()).apply(params, None, inputs)
     return jnp.sum(jax.nn.log_softmax(logits)[:, 0])
 
-  for path, grad in jax.tree.leaves_with_path(jit(jax.grad(loss))(params)):
+  for path, grad in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
     assert np.any(grad), path
 
 

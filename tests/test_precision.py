@@ -11,7 +11,6 @@ import pytest
 import rmc
 from scripts import common_flags, core_flags
 from tests import jaxprs
-from tests.small_cores import jit
 
 STEPS, BATCH = 3, 16
 
@@ -76,7 +75,7 @@ def test_bfloat16_learns(parse):
         )
     )
 
-  @jit
+  @jax.jit
   def update(params, state):
     value, grads = jax.value_and_grad(loss)(params)
     updates, state = optimizer.update(grads, state)

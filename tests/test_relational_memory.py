@@ -21,7 +21,6 @@ from tests.small_cores import (
     assert_close,
     case,
     draw_params,
-    jit,
 )
 
 DEFAULT = CASES["default"]
@@ -325,7 +324,7 @@ def test_initialisers():
       treat_input_as_matrix=True,
   )
   fan_in = {"input_projection": 40, "input_gates": 2 * 64}
-  init = jit(hk.transform(call(case_)).init)
+  init = jax.jit(hk.transform(call(case_)).init)
   params = init(jax.random.key(3), case_.inputs(BATCH), case_.memory(BATCH))
   weights = 0
   for module, bundle in params.items():
@@ -693,7 +692,7 @@ def test_gradients(name):
 
   with jax.enable_x64(True):
     at = (case.params(), case.inputs(2, BATCH), case.memory(BATCH))
-    value_and_grad = jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
     _, grads = value_and_grad(*at)
     rng, step_size = np.random.default_rng(4), 1e-6
     for _ in range(3):
@@ -723,7 +722,7 @@ def test_vmap(name):
 
   assert_close(apply(inside, params, x, memory), expected)
   one = hk.without_apply_rng(hk.transform(call(case))).apply
-  outside = jit(jax.vmap(one, in_axes=(None, 0, 0)))
+  outside = jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
   assert_close(outside(params, x, memory), expected)
 
 
@@ -732,7 +731,7 @@ def test_vmap_over_parameters():
   both = [draw_params(call(DEFAULT), x, memory, seed=seed) for seed in (5, 6)]
   stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *both)
   one = hk.without_apply_rng(hk.transform(call(DEFAULT))).apply
-  of_all = jit(jax.vmap(one, in_axes=(0, None, None)))
+  of_all = jax.jit(jax.vmap(one, in_axes=(0, None, None)))
   of_all = of_all(stacked, x, memory)
   for i, params in enumerate(both):
     assert_close(
@@ -771,7 +770,7 @@ def unrolled_with_gradients(unroll):
 
   grad = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
   xs, memory = MATRIX.inputs(2, BATCH), MATRIX.memory(BATCH)
-  return jit(grad)(MATRIX.params(), xs, memory)
+  return jax.jit(grad)(MATRIX.params(), xs, memory)
 
 
 @pytest.mark.parametrize(
@@ -809,9 +808,9 @@ def test_transform_with_state():
   """The core keeps nothing in Haiku's state."""
   x, memory = DEFAULT.inputs(BATCH), DEFAULT.memory(BATCH)
   transformed = hk.transform_with_state(call(DEFAULT))
-  params, state = jit(transformed.init)(jax.random.key(0), x, memory)
+  params, state = jax.jit(transformed.init)(jax.random.key(0), x, memory)
   assert state == {}
-  called, state = jit(transformed.apply)(params, state, None, x, memory)
+  called, state = jax.jit(transformed.apply)(params, state, None, x, memory)
   assert state == {}
   assert_close(called, apply(call(DEFAULT), params, x, memory))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rmc
-from tests.small_cores import CASES, apply, assert_close, draw_params, jit
+from tests.small_cores import CASES, apply, assert_close, draw_params
 
 VOCAB = 5
 MLP = (6, 8)
@@ -132,7 +132,7 @@ def test_gradients_reach_every_parameter():
     logits = hk.transform(fn).apply(params, None, *batch)
     return jnp.sum(jax.nn.log_softmax(logits)[0, :, 0])
 
-  for path, grad in jax.tree.leaves_with_path(jit(jax.grad(loss))(params)):
+  for path, grad in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
     assert np.any(grad), path
 
 

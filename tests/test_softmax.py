@@ -10,7 +10,6 @@ import pytest
 
 import rmc
 from rmc import softmax
-from tests.small_cores import jit
 
 STEPS, BATCH, SIZE, VOCAB = 7, 3, 32, 29
 CUTOFFS = (5, 12)
@@ -42,7 +41,7 @@ def value_and_grads(function, *arguments):
     return jnp.sum(values * draw(*values.shape, seed=9)), values
 
   grad = jax.grad(loss, range(len(arguments)), has_aux=True)
-  return jit(grad)(*arguments)
+  return jax.jit(grad)(*arguments)
 
 
 def mean_and_grads(function, *arguments):
@@ -51,7 +50,7 @@ def mean_and_grads(function, *arguments):
   def loss(*arguments):
     return -3 * jnp.mean(function(*arguments))
 
-  return jit(jax.value_and_grad(loss, range(len(arguments))))(*arguments)
+  return jax.jit(jax.value_and_grad(loss, range(len(arguments))))(*arguments)
 
 
 def assert_near(actual, expected):
@@ -87,7 +86,7 @@ def test_chunks_agree_with_dense(chunk_size):
   )
   expected = mean_and_grads(dense, *arrays)
   assert_near(mean_and_grads(loss, *arrays), expected)
-  assert_near(-3 * jit(loss)(*arrays), expected[0])
+  assert_near(-3 * jax.jit(loss)(*arrays), expected[0])
 
 
 @pytest.mark.parametrize("shape", [(STEPS,), (STEPS, 2, BATCH)])
@@ -122,7 +121,7 @@ def test_coarse_outputs():
       return softmax.cross_entropy(outputs, *arrays, draw_targets(), chunk_size)
 
     with jax.numpy_dtype_promotion("standard"):
-      return jit(jax.value_and_grad(loss, (0, 1, 2)))(outputs, *arrays)
+      return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(outputs, *arrays)
 
   value, (of_outputs, *of_arrays) = grads(2)
   expected, (expected_of_outputs, *expected_of_arrays) = grads(STEPS)
@@ -263,7 +262,7 @@ def test_all_log_probs(kind):
 
   name = "softmax" if kind == "full" else "adaptive_softmax"
   apply = hk.without_apply_rng(hk.transform(fn)).apply
-  table, picked = jit(apply)({name: params}, outputs, draw_targets())
+  table, picked = jax.jit(apply)({name: params}, outputs, draw_targets())
   assert table.shape == (STEPS, BATCH, VOCAB)
   np.testing.assert_allclose(np.exp(table).sum(axis=2), 1, atol=1e-12)
   expected = np.take_along_axis(
@@ -283,9 +282,9 @@ def test_embeddings_start_alike(kind, tied):
 
   transformed = hk.without_apply_rng(hk.transform(fn))
   tokens = jnp.arange(VOCAB)
-  params = jit(transformed.init)(jax.random.key(0), tokens)
+  params = jax.jit(transformed.init)(jax.random.key(0), tokens)
   assert ("embedding" in next(iter(params.values()))) == (not tied)
-  _, embeddings = jit(transformed.apply)(params, tokens)
+  _, embeddings = jax.jit(transformed.apply)(params, tokens)
   for part in np.split(np.asarray(embeddings), CUTOFFS):
     lengths = np.sqrt(np.mean(np.sum(part**2, axis=1)))
     assert 0.6 < lengths < 1.6

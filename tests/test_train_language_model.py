@@ -17,7 +17,6 @@ from scripts import common_flags, generate_text, train_language_model
 from tasks import language_modeling
 from tasks.language_modeling import SPLITS, TrainingWindows, Vocabulary
 from tests.programs import ROOT, parsed, run
-from tests.small_cores import jit
 
 FLAGS = flags.FLAGS
 PRESETS = sorted((ROOT / "scripts" / "presets").glob("lm_*.flags"))
@@ -305,7 +304,7 @@ def test_state_is_carried_in_training(train, tmp_path, folder):
   words = np.concatenate([windows(i, range(8))[:, :-1] for i in range(2)], 1)
   with parsed(*SMALL):
     network = train_language_model.make_network(len(corpus.vocabulary))
-    _, expected = jit(network.apply.log_probs)(
+    _, expected = jax.jit(network.apply.log_probs)(
         training.load_params(tmp_path),
         words.T,
         words.T,
@@ -394,9 +393,9 @@ def setting(folder):
   with parsed(*SMALL):
     network = train_language_model.make_network(len(corpus.vocabulary))
     words = jnp.zeros([1, 1], jnp.int32)
-    params = jit(network.init)(jax.random.key(0), words)
+    params = jax.jit(network.init)(jax.random.key(0), words)
     params["language_model/~/projection"]["w"] *= 10
-    log_probs = jit(network.apply.log_probs)
+    log_probs = jax.jit(network.apply.log_probs)
 
     def measure(length, batch_size, window):
       FLAGS.window = window
@@ -425,7 +424,7 @@ def test_perplexity_does_not_depend_on_the_window(setting, num_streams):
 def test_perplexity_against_single_steps(setting):
   """One stream is the text word by word, from an `<eos>` on."""
   corpus, network, params, measure = setting
-  step = jit(network.apply.step)
+  step = jax.jit(network.apply.step)
   state = network.apply.initial_state(params, 1)
   total, word = 0.0, corpus.vocabulary.eos
   for target in corpus.splits["test"].read(0, 77):
@@ -526,5 +525,5 @@ def test_untrained_perplexity(arguments):
     )
     return -jnp.mean(log_probs)
 
-  perplexity = np.exp(jit(loss)(jax.random.key(1)))
+  perplexity = np.exp(jax.jit(loss)(jax.random.key(1)))
   np.testing.assert_allclose(perplexity, vocab_size, rtol=0.1)

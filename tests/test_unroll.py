@@ -16,7 +16,6 @@ from tests.small_cores import (
   apply,
   assert_close,
   draw_params,
-  jit,
 )
 
 STEPS = 4
@@ -136,7 +135,7 @@ def test_equals_dynamic_unroll(name):
       return total + jnp.sum(jnp.cos(outputs)), (outputs, states)
 
     grad = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    return jit(grad)(params, inputs)
+    return jax.jit(grad)(params, inputs)
 
   with jax.enable_x64(True):
     inputs, params = inputs_for(name, 3, BATCH), params_of(name)
@@ -154,7 +153,7 @@ def test_gradient_of_the_initial_state():
       fn = hk.transform(lambda m: unroll(DEFAULT.core(), inputs, m))
       return jnp.sum(jnp.sin(fn.apply(params, None, memory)[0]))
 
-    return jit(jax.grad(loss))(memory)
+    return jax.jit(jax.grad(loss))(memory)
 
   actual = gradient(rmc.unroll)
   assert np.abs(actual).max() > 0.01
@@ -347,7 +346,7 @@ def test_no_gradient_passes_a_reset_or_the_end():
     outputs, state = hk.transform(fn).apply(params, None, inputs)
     return jnp.sum(jnp.sin(outputs[at:])) + jnp.sum(state)
 
-  grad = jit(jax.grad(loss))(DEFAULT.inputs(STEPS, BATCH))
+  grad = jax.jit(jax.grad(loss))(DEFAULT.inputs(STEPS, BATCH))
   assert [bool(np.any(g)) for g in grad] == [False, False, True, False]
 
 
@@ -392,7 +391,7 @@ def test_remat_saves_memory_and_keeps_the_gradients(steps):
     def loss(params, inputs):
       return jnp.sum(jnp.sin(fn.apply(params, None, inputs)[0]))
 
-    compiled = jit(jax.grad(loss)).lower(params, inputs).compile()
+    compiled = jax.jit(jax.grad(loss)).lower(params, inputs).compile()
     memory = compiled.memory_analysis().temp_size_in_bytes
     return compiled(params, inputs), memory
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import rmc
-from tests.small_cores import jit
 
 STEPS, BATCH = 7, 3
 NAMES = ("v_tm1", "v_t", "r_t", "discount_t", "rho_tm1")
@@ -58,7 +57,7 @@ SETTINGS = [(1.0, 1.0, 1.0), (0.7, 1.5, 0.8), (0.0, 2.0, 3.0)]
 @pytest.mark.parametrize("lambda_, bar, pg_bar", SETTINGS)
 def test_definition(lambda_, bar, pg_bar):
   arguments = sequences()
-  actual = jit(
+  actual = jax.jit(
       functools.partial(
           rmc.vtrace, lambda_=lambda_, clip_rho=bar, clip_pg_rho=pg_bar
       )

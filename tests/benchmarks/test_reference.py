@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import reference
 import rmc
-from tests.small_cores import BATCH, case, draw_params, jit
+from tests.small_cores import BATCH, case, draw_params
 
 STEPS = 3
 RESETS = np.array([[False, True], [False, False], [True, False]])
@@ -69,7 +69,7 @@ def test_gradients_agree(name, masked):
       return jnp.sum(jnp.sin(outputs)) + jnp.sum(jnp.cos(states))
 
     loss = hk.without_apply_rng(hk.transform(fn)).apply
-    return jit(jax.grad(loss, (0, 1, 2)))(params, inputs, state)
+    return jax.jit(jax.grad(loss, (0, 1, 2)))(params, inputs, state)
 
   with jax.enable_x64(True):
     inputs, state = config.inputs(STEPS, BATCH), config.memory(BATCH)
