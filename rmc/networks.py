@@ -318,7 +318,7 @@ class LanguageModel(hk.Module):
   ) -> tuple[jax.Array, Any]:
     """Returns the mean of minus a call's log-probabilities, to train on.
 
-    Its gradient takes less time and memory than that of a call.
+    Its gradient takes less time than that of a call.
 
     Args:
       tokens: words, `[T, B]`.

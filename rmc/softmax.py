@@ -92,7 +92,57 @@ def cross_entropy(
   return _mean_in_chunks(_log_probs, (weights, bias), outputs, targets, size)
 
 
-class Softmax(hk.Module):
+class _Chunked(hk.Module):
+  """What is the same for all softmaxes: their words are taken in chunks."""
+
+  _vocab_size: int
+  _chunk_size: int | None
+
+  def log_probs(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns log-probabilities `[T, ...]` of words `[T, ...]`.
+
+    Args:
+      outputs: of the network, `[T, ..., D]`.
+      targets: words, `[T, ...]`.
+
+    Returns:
+      NaN for what is no word.
+
+    Raises:
+      ValueError: if chunk_size is below 1.
+    """
+    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
+    return _in_chunks(self._values, self._params(), outputs, targets, size)
+
+  def cross_entropy(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the mean of minus `log_probs`, with a faster gradient.
+
+    Args:
+      outputs: of the network, `[T, ..., D]`.
+      targets: words, `[T, ...]`.
+
+    Returns:
+      A number, `[]`; see `rmc.softmax.cross_entropy`.
+
+    Raises:
+      ValueError: if chunk_size is below 1.
+    """
+    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
+    params = self._params()
+    return _mean_in_chunks(self._values, params, outputs, targets, size)
+
+  def _params(self) -> Any:
+    """Returns all parameters that the words' probabilities depend on."""
+    raise NotImplementedError
+
+  def _values(
+      self, params: Any, outputs: jax.Array, targets: jax.Array
+  ) -> jax.Array:
+    """Returns log-probabilities of a chunk, of its arguments alone."""
+    raise NotImplementedError
+
+
+class Softmax(_Chunked):
   r"""A softmax over words and the embedding that feeds the network.
 
   .. math::
@@ -147,41 +197,20 @@ class Softmax(hk.Module):
     name = "weights" if self._tied else "embedding"
     return _matrix(name, self._vocab_size, self.embedding_size)[tokens]
 
-  def log_probs(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns log-probabilities `[T, ...]` of words `[T, ...]`.
-
-    Args:
-      outputs: of the network, `[T, ..., D]`.
-      targets: words, `[T, ...]`.
-
-    Returns:
-      NaN for what is no word.
-    """
-    return log_probs(outputs, *self._head(), targets, self._chunk_size)
-
-  def cross_entropy(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns the mean of minus `log_probs`, with a faster gradient.
-
-    Args:
-      outputs: of the network, `[T, ..., D]`.
-      targets: words, `[T, ...]`.
-
-    Returns:
-      A number, `[]`; see `rmc.softmax.cross_entropy`.
-    """
-    return cross_entropy(outputs, *self._head(), targets, self._chunk_size)
-
   def all_log_probs(self, outputs: jax.Array) -> jax.Array:
     """Returns log-probabilities `[..., V]` for outputs `[..., D]`."""
-    return jax.nn.log_softmax(_logits(outputs, *self._head()))
+    return jax.nn.log_softmax(_logits(outputs, *self._params()))
 
-  def _head(self) -> tuple[jax.Array, jax.Array]:
+  def _values(self, params, outputs, targets):
+    return _log_probs(params, outputs, targets)
+
+  def _params(self) -> tuple[jax.Array, jax.Array]:
     """Returns weights `[V, D]` and bias `[V]`."""
     weights = _matrix("weights", self._vocab_size, self.embedding_size)
     return weights, _bias("bias", self._vocab_size)
 
 
-class AdaptiveSoftmax(hk.Module):
+class AdaptiveSoftmax(_Chunked):
   r"""The adaptive softmax of Grave et al. (2017), words in order of frequency.
 
   The cutoffs :math:`c_0 < c_1 < \ldots` cut the words into a head and tails.
@@ -267,33 +296,6 @@ class AdaptiveSoftmax(hk.Module):
           in_tail[..., None], weights[places] @ projection, embeddings
       )
     return embeddings
-
-  def log_probs(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns log-probabilities `[T, ...]` of words `[T, ...]`.
-
-    Args:
-      outputs: of the network, `[T, ..., D]`.
-      targets: words, `[T, ...]`.
-
-    Returns:
-      NaN for what is no word.
-    """
-    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
-    return _in_chunks(self._values, self._params(), outputs, targets, size)
-
-  def cross_entropy(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns the mean of minus `log_probs`, with a faster gradient.
-
-    Args:
-      outputs: of the network, `[T, ..., D]`.
-      targets: words, `[T, ...]`.
-
-    Returns:
-      A number, `[]`; see `rmc.softmax.cross_entropy`.
-    """
-    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
-    params = self._params()
-    return _mean_in_chunks(self._values, params, outputs, targets, size)
 
   def all_log_probs(self, outputs: jax.Array) -> jax.Array:
     """Returns log-probabilities `[..., V]` for outputs `[..., D]`."""
@@ -469,7 +471,7 @@ def _mean_in_chunks(
   """Returns minus the mean of a function, and its gradient as it goes."""
   if targets.shape[0] <= chunk_size:
     return -jnp.mean(function(params, outputs, targets))
-  is_step = jnp.ones(targets.shape, bool)  # What is added is none.
+  is_step = jnp.ones(targets.shape, bool)  # Padding is none.
   chunks = [_cut(x, chunk_size) for x in (outputs, targets, is_step)]
   return -_sum(function, params, *chunks) / targets.size
 
