@@ -10,6 +10,7 @@ Glossary of shapes:
 from collections.abc import Callable, Mapping, Sequence
 import math
 import pathlib
+import textwrap
 from typing import Any
 
 import jax
@@ -77,7 +78,7 @@ def curriculum_curve(
         fontsize=7,
         transform=axes.get_xaxis_transform(),
     )
-  axes.legend(frameon=False)
+  _legend(axes)
   figure.savefig(pathlib.Path(workdir) / "learning_curve.png", dpi=_DPI)
 
 
@@ -115,7 +116,7 @@ def learning_curves(
     axes.set_xscale("log")
   if plateau is not None:
     axes.axhline(plateau, color="grey", linestyle=":", label="plateau")
-  axes.legend(frameon=False)
+  _legend(axes)
   figure.savefig(path, dpi=_DPI)
 
 
@@ -145,7 +146,7 @@ def perplexity_by_unroll(
   axes.set_xscale("log")
   axes.minorticks_off()
   axes.set_xticks(sorted(lengths), sorted(lengths))
-  axes.legend(frameon=False)
+  _legend(axes)
   figure.savefig(path, dpi=_DPI)
 
 
@@ -191,7 +192,7 @@ def metric_by_flags(
         or metric.replace("_", " "),
     )
   axes.set_xticks(range(len(ticks)), ticks)
-  axes.legend(frameon=False)
+  _legend(axes)
   figure.savefig(path, dpi=_DPI)
 
 
@@ -295,6 +296,14 @@ def _draw(
         alpha=0.2,
         linewidth=0,
     )
+
+
+def _legend(axes: Axes):
+  """Draws the legend, in lines that are no longer than the panel is wide."""
+  handles, labels = axes.get_legend_handles_labels()
+  axes.legend(
+      handles, [textwrap.fill(label, 55) for label in labels], frameon=False
+  )
 
 
 def _order(value: str) -> tuple[float, str]:

@@ -58,6 +58,25 @@ def test_curves_show_mean_and_spread(tmp_path, monkeypatch):
   assert drawn["labels"] == ["rmc (2 seeds)", "plateau"]
 
 
+def test_a_long_label_stays_in_the_panel(tmp_path, monkeypatch):
+  """Runs that differ in many flags have labels wider than the figure."""
+  drawn = []
+
+  def save(figure, path, **kwargs):
+    del path, kwargs
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    panel, legend = axes.bbox, axes.get_legend().get_window_extent()
+    assert panel.x0 <= legend.x0 and legend.x1 <= panel.x1
+    drawn.extend(text.get_text() for text in axes.get_legend().texts)
+
+  monkeypatch.setattr(figures.Figure, "savefig", save)
+  workdir = make_run(tmp_path / "a", 0, [0.2, 0.4])
+  label = " ".join(f"name_of_flag_{i}={i}000" for i in range(8))
+  figures.learning_curves({label: [workdir]}, "accuracy", tmp_path / "c.png")
+  assert drawn[0].replace("\n", " ") == label
+
+
 def test_published_points_lie_under_a_curve(tmp_path, monkeypatch):
   """What two reports of one step say is put together."""
   drawn, axes = {}, None
