@@ -304,7 +304,7 @@ class LanguageModel(hk.Module):
 
     Raises:
       ValueError: if there is no projection and the core's output has not the
-        size of an embedding.
+        size of an embedding, or targets have not the shape of tokens.
     """
     outputs, state = self._read(tokens, state, keys)
     return self._softmax.log_probs(outputs, targets), state
@@ -318,7 +318,8 @@ class LanguageModel(hk.Module):
   ) -> tuple[jax.Array, Any]:
     """Returns the mean of minus a call's log-probabilities, to train on.
 
-    Its gradient takes less time than that of a call.
+    Its gradient takes less time than that of a call; forward mode as in
+    `rmc.softmax.cross_entropy`.
 
     Args:
       tokens: words, `[T, B]`.

@@ -10,6 +10,7 @@ Glossary of shapes:
 from collections.abc import Callable, Sequence
 import functools
 import itertools
+import math
 from typing import Any
 
 import haiku as hk
@@ -55,9 +56,9 @@ def log_probs(
     Log-probabilities, `[T, ...]`; NaN for a target that is no class.
 
   Raises:
-    ValueError: if chunk_size is below 1.
+    ValueError: if the shapes disagree, or chunk_size is below 1.
   """
-  size = _chunk_size(targets, weights.shape[0], chunk_size)
+  size = _chunk_size(outputs, targets, weights.shape[0], chunk_size)
   return _in_chunks(_log_probs, (weights, bias), outputs, targets, size)
 
 
@@ -73,7 +74,8 @@ def cross_entropy(
   A chunk's gradient is computed with its loss, while its logits are there:
   that of the mean is known but for a factor before any other chunk is seen. So
   no logits are made twice. The gradients that are kept have the size of outputs
-  and parameters.
+  and parameters. JAX then refuses forward-mode derivatives (`jax.jvp`) of more
+  than one chunk, though not of its gradients.
 
   Args:
     outputs: `[T, ..., D]`.
@@ -86,9 +88,9 @@ def cross_entropy(
     A number, `[]`, NaN if a target is no class.
 
   Raises:
-    ValueError: if chunk_size is below 1.
+    ValueError: if the shapes disagree, or chunk_size is below 1.
   """
-  size = _chunk_size(targets, weights.shape[0], chunk_size)
+  size = _chunk_size(outputs, targets, weights.shape[0], chunk_size)
   return _mean_in_chunks(_log_probs, (weights, bias), outputs, targets, size)
 
 
@@ -109,9 +111,10 @@ class _Chunked(hk.Module):
       NaN for what is no word.
 
     Raises:
-      ValueError: if chunk_size is below 1.
+      ValueError: if the shapes disagree, or chunk_size is below 1.
     """
-    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
+    num_words = self._vocab_size
+    size = _chunk_size(outputs, targets, num_words, self._chunk_size)
     return _in_chunks(self._values, self._params(), outputs, targets, size)
 
   def cross_entropy(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -125,9 +128,10 @@ class _Chunked(hk.Module):
       A number, `[]`; see `rmc.softmax.cross_entropy`.
 
     Raises:
-      ValueError: if chunk_size is below 1.
+      ValueError: if the shapes disagree, or chunk_size is below 1.
     """
-    size = _chunk_size(targets, self._vocab_size, self._chunk_size)
+    num_words = self._vocab_size
+    size = _chunk_size(outputs, targets, num_words, self._chunk_size)
     params = self._params()
     return _mean_in_chunks(self._values, params, outputs, targets, size)
 
@@ -135,6 +139,9 @@ class _Chunked(hk.Module):
     """Returns all parameters that the words' probabilities depend on."""
     raise NotImplementedError
 
+  # JAX may call what makes a chunk after the transform of Haiku has ended, as
+  # in the gradient of a `jit`; a method that Haiku wraps would look for it.
+  @hk.transparent
   def _values(
       self, params: Any, outputs: jax.Array, targets: jax.Array
   ) -> jax.Array:
@@ -201,6 +208,7 @@ class Softmax(_Chunked):
     """Returns log-probabilities `[..., V]` for outputs `[..., D]`."""
     return jax.nn.log_softmax(_logits(outputs, *self._params()))
 
+  @hk.transparent
   def _values(self, params, outputs, targets):
     return _log_probs(params, outputs, targets)
 
@@ -305,6 +313,7 @@ class AdaptiveSoftmax(_Chunked):
     tails = [classes[..., i, None] + tail for i, tail in enumerate(tails)]
     return jnp.concatenate([words, *tails], axis=-1)
 
+  @hk.transparent
   def _values(
       self, params: _AdaptiveParams, outputs: jax.Array, targets: jax.Array
   ) -> jax.Array:
@@ -319,6 +328,7 @@ class AdaptiveSoftmax(_Chunked):
       result += jnp.where(in_tail, _log_prob(tail, places), 0)
     return _where_class(targets, self._vocab_size, result)
 
+  @hk.transparent
   def _logits(
       self, params: _AdaptiveParams, outputs: jax.Array
   ) -> list[jax.Array]:
@@ -358,6 +368,7 @@ class AdaptiveSoftmax(_Chunked):
         _bias(f"tail_{i}_bias", end - first),
     )
 
+  @hk.transparent
   def _places(self, tokens: jax.Array, i: int) -> tuple[jax.Array, jax.Array]:
     """Returns whether words are in a tail, and where there, or else 0."""
     first, end = self._tails[i]
@@ -416,13 +427,21 @@ def _where_class(
 
 
 def _chunk_size(
-    targets: jax.Array, vocab_size: int, chunk_size: int | None
+    outputs: jax.Array,
+    targets: jax.Array,
+    vocab_size: int,
+    chunk_size: int | None,
 ) -> int:
   """Returns how many steps make a chunk, all of about the same size."""
+  if not targets.ndim or outputs.shape[:-1] != targets.shape:
+    raise ValueError(
+        "targets must be [T, ...] and outputs [T, ..., D], got "
+        f"{list(targets.shape)} and {list(outputs.shape)}."
+    )
   steps = targets.shape[0]
   _checks.at_least(1, chunk_size=1 if chunk_size is None else chunk_size)
   if chunk_size is None:
-    logits_a_step = vocab_size * targets[0].size
+    logits_a_step = vocab_size * math.prod(targets.shape[1:])
     chunk_size = max(1, _MAX_LOGITS // max(1, logits_a_step))
   num_chunks = max(1, -(-steps // chunk_size))
   return -(-steps // num_chunks)  # Of even size: the least to pad.

@@ -222,6 +222,31 @@ def dense_adaptive(params, tied):
   return fn
 
 
+@pytest.mark.parametrize("kind", ["full", "adaptive"])
+@pytest.mark.parametrize("loss", [False, True])
+def test_gradients_through_other_transforms(kind, loss):
+  """JAX may ask for the backward pass when Haiku's transform has ended."""
+  outputs, targets = draw(STEPS, BATCH, SIZE), draw_targets()
+  params = {
+      "softmax" if kind == "full" else "adaptive_softmax": draw_params(kind)
+  }
+  apply = both(kind, loss, chunk_size=2).apply
+
+  def mean(params, outputs):
+    return jnp.mean(apply(params, outputs, targets))
+
+  def accumulated(params, outputs):
+    def add(total, outputs):
+      return total + mean(params, outputs), None
+
+    total, _ = jax.lax.scan(add, 0.0, jnp.stack([outputs, outputs]))
+    return total / 2
+
+  expected = jax.jit(jax.grad(mean, (0, 1)))(params, outputs)
+  for function in (jax.jit(mean), jax.checkpoint(mean), accumulated):
+    assert_near(jax.grad(function, (0, 1))(params, outputs), expected)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("chunk_size", [2, None])
 def test_adaptive_agrees_with_dense(chunk_size, tied):
@@ -369,6 +394,43 @@ def test_wrong_sizes(call, kind, arguments):
 
   with pytest.raises(ValueError, match=f"{name} must be at least 1, .*{value}"):
     hk.transform(fn).init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("shapes", [([5, 1], [5]), ([5], [5, 1]), ([], [])])
+@pytest.mark.parametrize("kind", ["full", "adaptive"])
+@pytest.mark.parametrize("call", ["log_probs", "cross_entropy"])
+def test_wrong_targets(call, kind, shapes):
+  """They would be broadcast in silence."""
+  rows, targets = shapes
+
+  def fn():
+    outputs = jnp.zeros([*rows, SIZE])
+    return getattr(make(kind), call)(outputs, jnp.zeros(targets, int))
+
+  got = re.escape(f"got {targets} and {[*rows, SIZE]}.")
+  with jax.numpy_rank_promotion("allow"):
+    with pytest.raises(ValueError, match=f"targets must be .*{got}"):
+      hk.transform(fn).init(jax.random.key(0))
+    if kind == "full":
+      with pytest.raises(ValueError, match=f"targets must be .*{got}"):
+        getattr(softmax, call)(
+            jnp.zeros([*rows, SIZE]),
+            jnp.zeros([VOCAB, SIZE]),
+            jnp.zeros(VOCAB),
+            jnp.zeros(targets, int),
+        )
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_no_steps(chunk_size):
+  values = softmax.log_probs(
+      jnp.zeros([0, 2, SIZE]),
+      jnp.zeros([VOCAB, SIZE]),
+      jnp.zeros(VOCAB),
+      jnp.zeros([0, 2], int),
+      chunk_size,
+  )
+  assert values.shape == (0, 2)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 3])
