@@ -162,7 +162,8 @@ _PROCESS_FLAGS = (
     "process_id",
     "coordinator_timeout",
 )
-# Flags that may differ when a run goes on: none changes what an update does.
+# Flags that may differ when a run goes on: none changes what an update does,
+# but for --skip_nonfinite one that would have ended the run.
 FREE = {
     "workdir",
     "mode",
@@ -173,6 +174,7 @@ FREE = {
     "parallel",
     "remat",
     "unroll",
+    "skip_nonfinite",
     "deterministic",
     *_PROCESS_FLAGS,
 }

@@ -57,6 +57,8 @@ def parse_reach(names: list[str]) -> list[tuple[str, float]]:
     figure, _, value = name.partition(":")
     try:
       reach.append((figure, float(value)))
+      if not math.isfinite(reach[-1][1]):
+        raise ValueError
     except ValueError:
       raise program.UsageError(
           f"--reach={','.join(names)} must be FIGURE:VALUE, as in "
@@ -82,10 +84,22 @@ def table(
     A table in Markdown, a row for each group of runs.
 
   Raises:
-    UsageError: if a run has no report or no such figure.
+    UsageError: if a run has no report or no such figure, or no run ever
+      reported one that is to be reached.
   """
   with program.usage_errors():
     found = {run: runs.summary(run) for run in workdirs}
+  reported = {
+      name
+      for run in workdirs
+      for record in training.read_metrics(run)
+      for name in record
+  }
+  for name, _ in reach:
+    if name not in reported:
+      raise program.UsageError(
+          f"--reach: no run has reported {name}; there are {sorted(reported)}"
+      )
   names = names or [
       name
       for name in found[workdirs[0]]
@@ -135,10 +149,15 @@ def _first(
 
 
 def _show(summaries: list[dict[str, Any]], name: str) -> str:
-  """Shows the mean and its standard error; nothing if a run has no such."""
+  """Shows the mean and its standard error; nothing if a run has no such.
+
+  Of words, as the device's, it shows all that there are.
+  """
   values = [summary[name] for summary in summaries if name in summary]
   if len(values) < len(summaries):
     return ""
+  if any(isinstance(value, str) for value in values):
+    return ", ".join(sorted(set(map(str, values))))
   mean = statistics.mean(values)
   text = f"{mean:,.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
   if len(values) > 1 and isinstance(values[0], float):

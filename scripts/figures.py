@@ -182,10 +182,14 @@ def metric_by_flags(
     axes.errorbar(
         [ticks.index(tick) for tick in at],
         means,
-        [
-            means - [min(values) for values in points],
-            [max(values) for values in points] - means,
-        ],
+        # The mean of equal values may be off by their last digit.
+        np.maximum(
+            0,
+            [
+                means - [min(values) for values in points],
+                [max(values) for values in points] - means,
+            ],
+        ),
         marker="o",
         capsize=3,
         label=" ".join(map("=".join, zip(by, own, strict=True)))
@@ -298,6 +302,23 @@ def _draw(
     )
 
 
+def check_path(path: str | pathlib.Path):
+  """Checks, before long work, that a picture can be written.
+
+  Args:
+    path: of the picture.
+
+  Raises:
+    ValueError: if its folder is not there, or its format is not known.
+  """
+  path = pathlib.Path(path)
+  if not path.absolute().parent.is_dir():
+    raise ValueError(f"{path} must be in a folder that exists.")
+  formats = sorted(Figure().canvas.get_supported_filetypes())
+  if path.suffix[1:].lower() not in formats:
+    raise ValueError(f"{path} must end like one of {formats}.")
+
+
 def _legend(axes: Axes):
   """Draws the legend, in lines that are no longer than the panel is wide."""
   handles, labels = axes.get_legend_handles_labels()
@@ -320,6 +341,10 @@ def _last(workdir: pathlib.Path, metric: str) -> float:
   if metric not in summary:
     raise ValueError(
         f"{workdir} has no last {metric!r}; there are {sorted(summary)}."
+    )
+  if isinstance(summary[metric], str):
+    raise ValueError(
+        f"{metric!r} of {workdir} must be a number, got {summary[metric]!r}."
     )
   return summary[metric]
 

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rmc import training
 from scripts import common_flags, train_language_model
 from tasks import language_modeling
 from tasks.language_modeling import Vocabulary
@@ -50,10 +49,16 @@ def main():
         f"no {path.name}"
     )
   vocabulary = Vocabulary.parse(path.read_text("utf-8"))
-  params = training.load_params(FLAGS.workdir)
+  with common_flags.usage_errors():
+    network = train_language_model.make_network(len(vocabulary))
+    params, _ = common_flags.load_params(
+        jax.eval_shape(
+            network.init, jax.random.key(0), jnp.zeros([1, 1], jnp.int32)
+        )
+    )
   prompt = language_modeling.tokenize(FLAGS.corpus, FLAGS.prompt)
   text = generate(
-      train_language_model.make_network(len(vocabulary)),
+      network,
       params,
       [vocabulary.eos, *vocabulary.encode(prompt)],
       FLAGS.num_words,

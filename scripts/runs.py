@@ -16,17 +16,17 @@ def group(workdirs: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
   Returns:
     The directories of each group, by the flags in which the groups differ.
   """
-  by_flags = {}
+  by_flags = {}  # In any order, which says nothing.
   for workdir in workdirs:
     path = workdir / "flags.txt"
     lines = path.read_text().splitlines() if path.exists() else [str(workdir)]
-    key = tuple(line for line in lines if not line.startswith("--seed="))
-    by_flags.setdefault(key, []).append(workdir)
-  shared = set.intersection(*(set(key) for key in by_flags))
+    lines = [line for line in lines if not line.startswith("--seed=")]
+    by_flags.setdefault(frozenset(lines), (lines, []))[1].append(workdir)
+  shared = frozenset.intersection(*by_flags)
   return {
-      " ".join(x.removeprefix("--") for x in key if x not in shared)
+      " ".join(x.removeprefix("--") for x in lines if x not in shared)
       or same[0].name: same
-      for key, same in by_flags.items()
+      for lines, same in by_flags.values()
   }
 
 
@@ -78,7 +78,7 @@ def summary(workdir: pathlib.Path) -> dict[str, Any]:
   """Returns the last figures; of a run that was stopped there are fewer.
 
   The means of `evaluate_agent`'s last evaluation with the flags of the run are
-  among them, as in `greedy_return`.
+  among them, as in `greedy_return`, if it is of the last update.
 
   Args:
     workdir: the run's directory.
@@ -87,18 +87,19 @@ def summary(workdir: pathlib.Path) -> dict[str, Any]:
     ValueError: if there is no report.
   """
   last = {}
+  path = workdir / "summary.json"
+  if path.exists():
+    last = json.loads(path.read_text())
+  else:
+    for record in training.read_metrics(workdir):
+      last |= record
+  if "step" not in last:
+    raise ValueError(f"{workdir} has no report of a run")
   path = workdir / "evaluations.jsonl"
   for line in path.read_text().splitlines() if path.exists() else ():
     evaluation = json.loads(line)
-    if not evaluation["overruled"]:
+    if evaluation["step"] == last["step"] and not evaluation["overruled"]:
       for policy in ("sampled", "greedy"):
         for name, figure in evaluation[policy].items():
           last[f"{policy}_{name}"] = figure["mean"]
-  path = workdir / "summary.json"
-  if path.exists():
-    return json.loads(path.read_text()) | last
-  for record in training.read_metrics(workdir):
-    last |= record
-  if "step" not in last:
-    raise ValueError(f"{workdir} has no report of a run")
   return last

@@ -88,6 +88,9 @@ def main():
     raise common_flags.UsageError(
         f"--attention={FLAGS.attention} goes with --mode=eval and --core=rmc"
     )
+  if FLAGS.attention:
+    with common_flags.usage_errors():
+      figures.check_path(FLAGS.attention)
   with common_flags.usage_errors():
     task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
     curriculum = Curriculum(

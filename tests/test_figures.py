@@ -247,16 +247,28 @@ def test_metric_by_flags(tmp_path, monkeypatch):
   assert drawn["labels"] == ["core=lstm head_size=7", "core=rmc head_size=4"]
 
 
+def test_equal_figures_have_no_spread(tmp_path):
+  """The mean of three times 0.1 is not 0.1."""
+  grid = [make_run(tmp_path / f"{i}", i, [0.1]) for i in range(3)]
+  assert np.mean([0.1] * 3) > 0.1
+  output = tmp_path / "grid.png"
+  figures.metric_by_flags(grid, "accuracy", "core", [], output)
+  assert output.exists()
+
+
 def test_plot_runs_by_flags(tmp_path):
   grid = make_grid(tmp_path)
   output = tmp_path / "grid.png"
   with parsed("--kind=flags", "--across=steps", f"--output={output}"):
     plot_runs.main(grid[:3])
   assert output.read_bytes()[:4] == b"\x89PNG"
+  for workdir in grid:
+    (workdir / "summary.json").write_text('{"step": 10, "kind": "cpu"}')
   for arguments, message in (
       (["--across=steps"], r"differ in more than --seed and --steps: --core="),
       (["--across=heads"], "has no line --heads="),
       (["--across=steps", "--by=core", "--metric=loss"], "has no last 'loss'"),
+      (["--across=steps", "--by=core", "--metric=kind"], "number, got 'cpu'"),
       (["--by=core"], "--kind=flags must come with --across"),
       (["--kind=unroll", "--across=core"], "must come with --across"),
       (["--across=core", "--x=step"], "--x is for --kind=learning_curves"),
@@ -294,6 +306,9 @@ def test_runs_are_grouped_by_flags(tmp_path):
       "core=lstm": workdirs[2:],
   }
   assert runs.group(workdirs[:1]) == {"a": workdirs[:1]}
+  path = workdirs[1] / "flags.txt"
+  path.write_text("".join(reversed(path.read_text().splitlines(True))))
+  assert runs.group(workdirs[:2]) == {"a": workdirs[:2]}
 
 
 def test_demo_refuses_wrong_flags(tmp_path):

@@ -143,6 +143,9 @@ def test_train_evaluate_generate(tmp_path, folder):
         FLAGS.num_words,
     )
   assert vocabulary.decode(again[1:]) == result.stdout[:-1]
+  result = run("scripts.generate_text", places[0], "--embedding_size=5")
+  assert result.returncode == 2 and result.stderr.count("\n") == 1
+  assert "is not the one of the flags" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,8 @@ WRONG = {
     "--num_features=0": "num_features",
     "--order=foo": "order",
     "--attention=a.png": "--attention=a.png goes with --mode=eval",
+    "--mode=eval --attention=nowhere/a.png": "in a folder that exists",
+    "--mode=eval --attention=a.xyz": "a.xyz must end like one of [",
     "--curriculum=3": "as in 3x2 or 3x2x8@0.8, got '3'",
     "--curriculum=3x4": "a stage must have 2 objects or more",
     "--curriculum=2x1 --curriculum_threshold=0": "threshold must be above 0",
@@ -370,6 +372,19 @@ def test_evaluation_prints_figures(program, finished, tmp_path):
   )
   assert status == 2 and err.count("\n") == 1 and "not the one of" in err
   assert contents(finished) == files
+
+
+def test_a_run_that_is_not_finite_can_go_on(program, tmp_path):
+  """As its message says."""
+  wild = (f"--workdir={tmp_path}", "--learning_rate=1e30", "--steps=4")
+  wild += ("--checkpoint_every=1", "--eval_every=0", "--log_every=1")
+  status, _, err, _ = program(*TINY, *wild)
+  assert status == 1 and err.count("\n") == 1
+  assert "not finite at step 2" in err and "skip_nonfinite" in err
+  status, _, err, _ = program(*TINY, *wild, "--skip_nonfinite")
+  assert (status, err) == (0, "")
+  assert [r["step"] for r in records_of(tmp_path)] == [1, 2, 3, 4, 4]
+  assert summary_of(tmp_path)["skipped_updates"] == 1
 
 
 @pytest.mark.parametrize(

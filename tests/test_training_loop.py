@@ -238,11 +238,15 @@ def test_other_flags_are_listed(tmp_path):
   train(tmp_path, 30, config=config)
 
 
-def test_fewer_steps_than_are_done_change_nothing(tmp_path, unbroken, capsys):
+def test_fewer_steps_than_are_done_are_refused(tmp_path, unbroken):
+  """The flags and the last figures of the longer run stay as they are."""
   train(tmp_path, STEPS)
-  capsys.readouterr()
-  assert train(tmp_path, 20)["step"] == STEPS
-  assert " 0 s left]" in capsys.readouterr().out
+  files = [tmp_path / name for name in ("flags.txt", "summary.json")]
+  texts = [file.read_text() for file in files]
+  message = f"has done {STEPS} updates, more than the 20 now asked for"
+  with pytest.raises(training.CheckpointError, match=message):
+    train(tmp_path, 20)
+  assert [file.read_text() for file in files] == texts
   assert_same_run(tmp_path, unbroken)
 
 

@@ -163,8 +163,8 @@ def train(
     What `summary.json` holds: the last report's figures and facts of the run.
 
   Raises:
-    CheckpointError: if a checkpoint is of another configuration or cannot be
-      read or written, or another run uses the directory.
+    CheckpointError: if a checkpoint is of another configuration, or of more
+      updates, or cannot be read or written, or another run uses the directory.
     NonFiniteError: if the loss or a gradient is not finite.
     OSError: if a file cannot be written.
     Interrupted: if SIGINT or SIGTERM came. The state is saved.
@@ -186,7 +186,16 @@ def train(
     def restore():
       nonlocal restored
       restored = checkpointer.restore(state)
-      return restored and restored[1]
+      if restored is None:
+        return None
+      done = int(restored[0].step)
+      if done > schedule.num_steps:
+        raise CheckpointError(
+            f"the run in {workdir} has done {done} updates, more than the "
+            f"{schedule.num_steps} now asked for. Give as many, or another "
+            "directory."
+        )
+      return restored[1]
 
     def open_files():
       nonlocal log
@@ -228,8 +237,9 @@ def train(
           at = step - len(pending) + i + 1
           raise NonFiniteError(
               f"not finite at step {at}: {figures}; the last good checkpoint "
-              "is kept. A lower learning rate or gradient clipping may help; "
-              "skip_nonfinite drops such updates instead."
+              "is kept. skip_nonfinite drops such updates, from there on too. "
+              "A lower learning rate or gradient clipping may help, in another "
+              "directory."
           )
         means.add(figures)
       clock.update_seconds += time.monotonic() - mark
@@ -250,7 +260,7 @@ def train(
       multihost.on_leader(lambda: log.write(record | extra))
       if leader:
         seconds_a_step = (mark - began) / (step - first_step or 1)
-        steps_left = max(schedule.num_steps - step, 0)
+        steps_left = schedule.num_steps - step
         _show(bar, record, seconds_a_step * steps_left)
 
     def save():

@@ -147,6 +147,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(sweep, tmp_path):
         (("--vary=seed",), "--vary=seed must be FLAG=VALUE|VALUE|..."),
         (("--vary=seed=0||1",), "must be FLAG=VALUE|VALUE|..."),
         (("--vary=seed=0", "--reach=accuracy"), "must be FIGURE:VALUE"),
+        (("--vary=seed=0", "--reach=accuracy:nan"), "must be FIGURE:VALUE"),
         (("--jobs=0",), "jobs"),
     ],
 )
@@ -175,14 +176,15 @@ def test_a_run_that_never_reaches_it_is_counted(tmp_path):
     (workdir / "metrics.jsonl").write_text(
         "".join(json.dumps(record) + "\n" for record in records)
     )
-    summary = {"parameters": 5, "steps_per_second": 1.0}
+    summary = {"parameters": 5, "steps_per_second": 1.0, "device": "cpu"}
     (workdir / "summary.json").write_text(json.dumps(records[-1] | summary))
   done = run(
       *("scripts.compare_runs", tmp_path / "0", tmp_path / "1"),
-      *("--figures=accuracy", "--reach=accuracy:0.5"),
+      *("--figures=accuracy,device", "--reach=accuracy:0.5"),
   )
   assert done.stderr == ""
   assert "| 2 (1 of 2)" in done.stdout and "| 4 (1 of 2)" in done.stdout
+  assert "| cpu " in done.stdout
 
 
 def test_what_cannot_be_compared(tmp_path):
@@ -194,6 +196,8 @@ def test_what_cannot_be_compared(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
   done = run("scripts.compare_runs", tmp_path, "--figures=eval_accuracy")
   assert done.returncode == 2 and "has no eval_accuracy" in done.stderr
+  done = run("scripts.compare_runs", tmp_path, "--reach=los:0.5")
+  assert done.returncode == 2 and "no run has reported los;" in done.stderr
 
 
 def test_without_figures_those_of_evaluations_are_shown(tmp_path):
@@ -223,16 +227,22 @@ def test_without_figures_those_of_evaluations_are_shown(tmp_path):
 
 
 def test_evaluations_of_an_agent_are_figures_of_its_run(tmp_path):
-  """The last one; one with other flags is of no run."""
+  """The last one; of other flags, or of fewer updates, it is of no run."""
   record = {"step": 3, "wall_seconds": 2.0, "return": 5.0}
   (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
   lines = [
       {
+          "step": step,
           "overruled": overruled,
           "sampled": {"return": {"mean": mean}},
           "greedy": {"return": {"mean": mean + 0.5}},
       }
-      for mean, overruled in ((100.0, {}), (105.86, {}), (7.0, {"seed": 1}))
+      for mean, step, overruled in (
+          (100.0, 3, {}),
+          (105.86, 3, {}),
+          (7.0, 3, {"seed": 1}),
+          (8.0, 2, {}),
+      )
   ]
   path = tmp_path / "evaluations.jsonl"
   path.write_text("".join(json.dumps(line) + "\n" for line in lines))
