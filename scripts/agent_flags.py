@@ -108,7 +108,13 @@ flags.DEFINE_integer(
     lower_bound=2,
 )
 
-for _name in ("entropy_cost", "value_cost", "rmsprop_epsilon"):
+for _name in (
+    "discount",
+    "entropy_cost",
+    "value_cost",
+    "rmsprop_decay",
+    "rmsprop_epsilon",
+):
   flags.register_validator(_name, math.isfinite, "must be a finite number")
 
 # Told apart from what `jax.random.split` makes of a run's seed.

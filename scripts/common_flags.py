@@ -224,13 +224,15 @@ _main_module = ""
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-  """Turns what JAX raises for want of memory into a failure of one line.
+  """Turns an error for want of memory into a failure of one line.
 
   Raises:
-    Failure: if an array does not fit in a device's memory.
+    Failure: if an array does not fit in a device's memory, or the host's.
   """
   try:
     yield
+  except MemoryError as error:
+    raise Failure(f"{error}; smaller sizes need less") from error
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

@@ -33,7 +33,13 @@ flags.adopt_module_key_flags(agent_flags)
 flags.adopt_module_key_flags(train_box_world)
 flags.adopt_module_key_flags(train_mini_pacman)
 
-flags.DEFINE_integer("eval_seed", 0, "Seed of the levels.", lower_bound=0)
+flags.DEFINE_integer(
+    "eval_seed",
+    0,
+    "Seed of the levels.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,  # JAX keeps no more of it.
+)
 
 
 def load_agent() -> tuple[Agent, hk.Params, int]:

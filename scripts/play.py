@@ -38,7 +38,11 @@ _POLICY = flags.DEFINE_enum(
     "policy", "keyboard", ["keyboard", "random"], "Who plays."
 )
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of the level, and of the random player.", lower_bound=0
+    "seed",
+    0,
+    "Seed of the level, and of the random player.",
+    lower_bound=0,
+    upper_bound=2**32 - 1,  # JAX keeps no more of it.
 )
 _GIF = flags.DEFINE_string("gif", None, "Where to save the episode as a GIF.")
 
@@ -50,9 +54,12 @@ _WAYS = {
 _COMPASS = {"up": "north", "down": "south", "left": "west", "right": "east"}
 
 
-@flags.validator("gif", message="its folder must exist")
+@flags.validator("gif", message="must name a file in a folder that exists")
 def _check_gif(path: str | None) -> bool:
-  return path is None or pathlib.Path(path).absolute().parent.is_dir()
+  if path is None:
+    return True
+  path = pathlib.Path(path).absolute()
+  return path.parent.is_dir() and not path.is_dir()
 
 
 @flags.multi_flags_validator(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import pathlib
+import signal
 import sys
 from typing import NoReturn
 
@@ -83,6 +84,8 @@ def run(
       _exit(error, error.status)
     except OSError as error:
       _exit(error, 1)
+    except KeyboardInterrupt:
+      _exit(Failure("stopped"), 128 + signal.SIGINT)
 
   app.run(guarded, flags_parser=parse_or_exit)
 

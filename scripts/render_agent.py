@@ -160,8 +160,8 @@ def _attention(
 
 def main():
   """Films an episode."""
-  folder = pathlib.Path(FLAGS.gif or "").absolute().parent
-  if not FLAGS.gif or not folder.is_dir():
+  path = pathlib.Path(FLAGS.gif or "").absolute()
+  if not FLAGS.gif or path.is_dir() or not path.parent.is_dir():
     raise common_flags.UsageError(
         f"--gif={FLAGS.gif} must name a file in a folder that exists"
     )

@@ -89,7 +89,7 @@ def summary(workdir: pathlib.Path) -> dict[str, Any]:
   last = {}
   path = workdir / "summary.json"
   if path.exists():
-    last = json.loads(path.read_text())
+    last = _parse(path, path.read_text())
   else:
     for record in training.read_metrics(workdir):
       last |= record
@@ -97,9 +97,16 @@ def summary(workdir: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f"{workdir} has no report of a run")
   path = workdir / "evaluations.jsonl"
   for line in path.read_text().splitlines() if path.exists() else ():
-    evaluation = json.loads(line)
+    evaluation = _parse(path, line)
     if evaluation["step"] == last["step"] and not evaluation["overruled"]:
       for policy in ("sampled", "greedy"):
         for name, figure in evaluation[policy].items():
           last[f"{policy}_{name}"] = figure["mean"]
   return last
+
+
+def _parse(path: pathlib.Path, text: str) -> dict[str, Any]:
+  try:
+    return json.loads(text)
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged: {error}") from error

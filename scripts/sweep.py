@@ -12,13 +12,17 @@ a finished run had others, the program is started again: it goes on with the run
 or, if its updates were other ones, refuses.
 """
 
+from collections.abc import Iterator
 from concurrent import futures
+import contextlib
 import itertools
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 
 from absl import flags
 
@@ -60,9 +64,12 @@ def main(arguments: list[str]):
     runs[pathlib.Path(FLAGS.sweep_dir, name)] = command
 
   job = itertools.count()
-  with futures.ThreadPoolExecutor(
-      FLAGS.jobs, initializer=lambda: _take_cores(next(job))
-  ) as pool:
+  with (
+      futures.ThreadPoolExecutor(
+          FLAGS.jobs, initializer=lambda: _take_cores(next(job))
+      ) as pool,
+      _signals_stop_runs(),
+  ):
     failed = [
         workdir
         for workdir, status in zip(
@@ -95,8 +102,36 @@ def _take_cores(job: int):
     os.sched_setaffinity(0, cores[job :: FLAGS.jobs] or cores)
 
 
+_running: set[subprocess.Popen] = set()
+_stopped = threading.Event()
+
+
+@contextlib.contextmanager
+def _signals_stop_runs() -> Iterator[None]:
+  """A signal ends the runs, which save their state, then the sweep."""
+
+  def stop(signum, frame):
+    del frame
+    _stopped.set()
+    for process in list(_running):
+      process.terminate()
+    raise program.Failure(
+        "stopped; run the same command again to go on", 128 + signum
+    )
+
+  signals = (signal.SIGINT, signal.SIGTERM)
+  old = {signum: signal.signal(signum, stop) for signum in signals}
+  try:
+    yield
+  finally:
+    for signum, handler in old.items():
+      signal.signal(signum, handler)
+
+
 def _train(workdir: pathlib.Path, command: list[str]) -> int:
   """Runs the command unless it has finished; returns its exit status."""
+  if _stopped.is_set():
+    return 1
   summary, finished = workdir / "summary.json", workdir / "finished.txt"
   line = shlex.join(command) + "\n"
   if summary.exists() and finished.exists() and finished.read_text() == line:
@@ -105,12 +140,14 @@ def _train(workdir: pathlib.Path, command: list[str]) -> int:
   workdir.mkdir(parents=True, exist_ok=True)
   print(workdir, flush=True)
   with (workdir / "log.txt").open("a") as log:
-    status = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", *command, f"--workdir={workdir}"],
         stdout=log,
         stderr=subprocess.STDOUT,
-        check=False,
-    ).returncode
+    )
+    _running.add(process)
+    status = process.wait()
+    _running.remove(process)
   if status == 0:
     finished.write_text(line)
   return status

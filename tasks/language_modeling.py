@@ -33,6 +33,7 @@ import gzip
 import hashlib
 import html
 import itertools
+import os
 import pathlib
 import re
 import sys
@@ -354,7 +355,7 @@ class LanguageModeling(ShardBasedBuilder):
   gathers a whole split, and needs TensorFlow for one of more than a gigabyte.)
   """
 
-  VERSION = tfds.core.Version("1.1.0")
+  VERSION = tfds.core.Version("1.2.0")
 
   def __init__(
       self,
@@ -501,6 +502,11 @@ def load(
   _check_limits(vocab_size, min_count)
   open_source, _, files = CORPORA[corpus]
   folder = None
+  if manual_dir and not files:
+    raise ValueError(
+        f"manual_dir={manual_dir} is of no use: corpus {corpus!r} needs no "
+        "files. The corpus of a folder of one's own is 'text'."
+    )
   if files:
     folder = pathlib.Path(manual_dir or "")
     if not manual_dir or not folder.is_dir():
@@ -539,7 +545,7 @@ def _open_wikitext(folder: pathlib.Path) -> _Source:
 
 def _open_text(folder: pathlib.Path) -> _Source:
   names = {split: f"{split}.txt" for split in SPLITS}
-  paths = sorted(folder.rglob("*.txt"))
+  paths = _find(folder, ".txt")
   if any((folder / name).exists() for name in names.values()):
     named = _named(folder, names)
 
@@ -567,7 +573,14 @@ def _open_python(folder: None) -> _Source:
         "corpus 'python' is pydoc_data.topics of Python's standard library, "
         "which this Python lacks."
     ) from error
-  texts = [topics[name].splitlines() for name in sorted(topics)]
+  texts, seen = [], set()
+  for name in sorted(topics):
+    texts.append([])
+    for paragraph in re.split(r"\n\s*\n", topics[name]):
+      words = tuple(paragraph.split())
+      if words not in seen:  # Topics repeat whole parts of others.
+        texts[-1] += paragraph.splitlines()
+      seen.add(words)
 
   def lines(split):
     for text in texts:
@@ -579,20 +592,31 @@ def _open_python(folder: None) -> _Source:
 def _open_gutenberg(folder: pathlib.Path) -> _Source:
   """One book in 160, at least one, is for validation, and as many for test."""
   paths = sorted(
-      folder.rglob("*.txt"),
+      _find(folder, ".txt"),
       key=lambda path: _digest(path.relative_to(folder).as_posix()),
   )
-  if len(paths) < 3:
-    raise _WrongFilesError(f"there are {len(paths)} books (.txt) in it.")
-  size = max(1, len(paths) // 160)
-  books = {
-      "valid": paths[:size],
-      "test": paths[size : 2 * size],
-      "train": paths[2 * size :],
-  }
+
+  @functools.cache
+  def books() -> dict[str, list[pathlib.Path]]:
+    """Copies of a book, of which one might be for test, are left out."""
+    found = {}
+    for path in paths:
+      words = " ".join(_book(_read(path))).split()
+      found.setdefault(_digest(" ".join(words)), path)
+    distinct = list(found.values())
+    if len(distinct) < 3:
+      raise _WrongFilesError(
+          f"there are {len(distinct)} different books (.txt) in it."
+      )
+    size = max(1, len(distinct) // 160)
+    return {
+        "valid": distinct[:size],
+        "test": distinct[size : 2 * size],
+        "train": distinct[2 * size :],
+    }
 
   def lines(split):
-    for path in books[split]:
+    for path in books()[split]:
       yield from _paragraphs(_book(_read(path)))
 
   return _Source(_identity(folder, paths), lines)
@@ -601,7 +625,7 @@ def _open_gutenberg(folder: pathlib.Path) -> _Source:
 def _open_gigaword(folder: pathlib.Path) -> _Source:
   """The last month is for test, the one before it for validation."""
   months = {}
-  for path in sorted(folder.rglob("*.gz")):
+  for path in _find(folder, ".gz"):
     found = re.fullmatch(r"\w+_(\d{6})\.gz", path.name)
     if found:
       months.setdefault(found[1], []).append(path)
@@ -618,6 +642,29 @@ def _open_gigaword(folder: pathlib.Path) -> _Source:
       yield from _paragraphs(_stories(_read(path)))
 
   return _Source(_identity(folder, sum(months.values(), [])), lines)
+
+
+def _find(folder: pathlib.Path, suffix: str) -> list[pathlib.Path]:
+  """Returns the files in a folder and those below, links followed, sorted."""
+
+  def fail(error):
+    raise _WrongFilesError(f"{error.filename}: {error.strerror}.") from error
+
+  paths, seen = [], set()
+  for here, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+    real = os.path.realpath(here)
+    if real in seen:  # A link led back.
+      folders.clear()
+      continue
+    seen.add(real)
+    folders.sort()
+    for name in files:
+      path = pathlib.Path(here, name)
+      if path.suffix == suffix:
+        if not path.is_file():
+          raise _WrongFilesError(f"{path} is a link to no file.")
+        paths.append(path)
+  return sorted(paths)
 
 
 def _named(
@@ -663,6 +710,8 @@ def _read(path: pathlib.Path) -> Iterator[str]:
     raise _WrongFilesError(
         f"{path.name} is not a whole gzip file: {error}."
     ) from error
+  except OSError as error:
+    raise _WrongFilesError(f"{path.name}: {error.strerror}.") from error
   if empty:
     raise _WrongFilesError(f"{path.name} is empty.")
 
@@ -738,8 +787,8 @@ def _check_counts(corpus: str, tokens: dict[str, int], num_types: int):
   for split, count in tokens.items():
     if not count:
       raise _WrongFilesError(
-          f"the {split} split has no words; files of at least 20 lines give "
-          "some to each."
+          f"the {split} split has no words; .txt files that are not named by "
+          "split give some to each if they have at least 20 lines."
       )
   if corpus not in _PUBLISHED:
     return

@@ -221,6 +221,9 @@ def test_workdir_of_another_program(tmp_path, program):
             "equally many",
         ),
         ("train_mini_pacman", ["--workdir={}", "--rules=run"], "--rules=run"),
+        ("train_box_world", ["--workdir={}", "--discount=nan"], "=nan"),
+        ("train_box_world", ["--workdir={}", "--rmsprop_decay=nan"], "=nan"),
+        ("evaluate_agent", ["--eval_seed=4294967296"], "--eval_seed=429496729"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, program, arguments, message):

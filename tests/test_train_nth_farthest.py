@@ -277,6 +277,12 @@ def test_too_little_memory(program, tmp_path, monkeypatch):
   assert "Out of memory" in err and "A smaller --batch_size needs less" in err
 
   with (
+      pytest.raises(common_flags.Failure, match="allocate .*; smaller sizes"),
+      common_flags.memory_errors(),
+  ):
+    np.empty([2**60], np.uint8)
+
+  with (
       pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
       common_flags.memory_errors(),
   ):

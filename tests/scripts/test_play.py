@@ -1,9 +1,12 @@
 """The game in the terminal, run as its users run it."""
 
+import subprocess
+import sys
+
 from PIL import Image
 import pytest
 
-from tests.programs import run
+from tests.programs import ROOT, run
 
 
 def play(*arguments, keys=""):
@@ -81,7 +84,9 @@ def test_film_of_a_random_episode(tmp_path, env, size):
         (["--env=box_world", "--rules=hunt"], "--rules is of --env=mini"),
         (["--env=box_world", "--speed=3"], "'speed'"),
         (["--env=box_world", "now"], "'now' is not a flag"),
-        (["--env=box_world", "--gif=/no/such/a.gif"], "its folder must exist"),
+        (["--env=box_world", "--gif=/no/such/a.gif"], "folder that exists"),
+        (["--env=box_world", "--gif=/tmp"], "must name a file in a folder"),
+        (["--env=box_world", "--seed=4294967296"], "--seed=4294967296"),
     ],
 )
 def test_wrong_flag_is_one_line(arguments, message):
@@ -89,3 +94,19 @@ def test_wrong_flag_is_one_line(arguments, message):
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1 and message in done.stderr
   assert done.stdout == ""
+
+
+def test_ctrl_c_is_one_line():
+  done = subprocess.run(
+      [
+          *(sys.executable, "-c"),
+          "from scripts import program\n"
+          "def main(): raise KeyboardInterrupt\n"
+          "program.run(main)",
+      ],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert (done.returncode, done.stderr) == (130, "-c: stopped\n")

@@ -1,8 +1,11 @@
 """The sweep runner and the table of runs."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -12,6 +15,14 @@ from tests.programs import ROOT, run
 # A training program in small: its result is a function of its flags.
 TRAINER = '''
 import json, os, pathlib, sys
+if "--wait=1" in sys.argv:
+  import signal, time
+  def stop(*_):
+    print("saved")
+    sys.exit(3)
+  signal.signal(signal.SIGTERM, stop)
+  print("ready", flush=True)
+  time.sleep(60)
 flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
 workdir = pathlib.Path(flags.pop("workdir"))
 if flags.get("rate") == "bad":
@@ -120,6 +131,32 @@ def test_a_finished_run_of_other_flags_is_no_result(sweep, tmp_path):
   assert (workdir / "log.txt").read_text().endswith("another size\n")
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_too(tmp_path, signum):
+  """Left alone it would train on, and keep its directory from the next."""
+  (tmp_path / "trainer.py").write_text(TRAINER)
+  sweep = subprocess.Popen(
+      [
+          *(sys.executable, "-m", "scripts.sweep", "--vary=seed=0|1"),
+          *(f"--sweep_dir={tmp_path / 'sweep'}", "--", "trainer", "--wait=1"),
+      ],
+      cwd=ROOT,
+      env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+  )
+  log = tmp_path / "sweep" / "seed=0" / "log.txt"
+  while sweep.poll() is None and not (log.exists() and log.read_text()):
+    time.sleep(0.05)
+  sweep.send_signal(signum)
+  _, err = sweep.communicate(timeout=30)
+  assert err == "sweep: stopped; run the same command again to go on\n"
+  assert sweep.returncode == 128 + signum
+  assert log.read_text() == "ready\nsaved\n"
+  assert not (tmp_path / "sweep" / "seed=1").exists()
+
+
 def test_an_edited_flag_file_is_other_flags(sweep, tmp_path):
   path = tmp_path / "shared.flags"
   shared = (f"--flagfile={path}",)
@@ -196,6 +233,11 @@ def test_what_cannot_be_compared(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
   done = run("scripts.compare_runs", tmp_path, "--figures=eval_accuracy")
   assert done.returncode == 2 and "has no eval_accuracy" in done.stderr
+  (tmp_path / "evaluations.jsonl").write_text('{"step": 3, "over')
+  done = run("scripts.compare_runs", tmp_path)
+  assert done.returncode == 2
+  assert "evaluations.jsonl is damaged: Unterminated" in done.stderr
+  (tmp_path / "evaluations.jsonl").unlink()
   done = run("scripts.compare_runs", tmp_path, "--reach=los:0.5")
   assert done.returncode == 2 and "no run has reported los;" in done.stderr
 

@@ -3,6 +3,7 @@
 from collections import Counter
 import gzip
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -260,6 +261,24 @@ def test_python_needs_no_files(tmp_path):
   assert {"the", "class", "yield", "."} < set(corpus.vocabulary.words)
 
 
+def test_python_is_not_tested_on_what_it_trains_on(tmp_path):
+  """Its topics repeat one another; a few lines are in several by themselves."""
+  corpus = load("python", None, str(tmp_path))
+  lines = {split: long_lines(words_of(corpus, split)) for split in SPLITS}
+  train = set(lines["train"])
+  assert len(train) > 4000
+  for split in ("valid", "test"):
+    assert len(lines[split]) > 100
+    known = sum(line in train for line in lines[split])
+    assert known < 0.1 * len(lines[split])
+
+
+def long_lines(words):
+  """Returns the lines of ten words and more."""
+  lines = " ".join(words).split(f" {EOS}")
+  return [line for line in lines if len(line.split()) >= 10]
+
+
 def test_gutenberg(tmp_path):
   """Books, not parts of them; paragraphs; nothing of the wrapping."""
   book = (
@@ -273,6 +292,8 @@ def test_gutenberg(tmp_path):
   for i in range(5):
     where = folder if i else folder / "more"
     (where / f"{i}.txt").write_text(book.format(i), encoding="utf-8")
+    copy = book.format(i).replace("\r\n", "\n").replace("licence", "another")
+    (folder / "more" / f"{i}-0.txt").write_text(copy, encoding="utf-8")
   corpus = load("gutenberg", str(folder), str(tmp_path))
   plain = load("gutenberg", str(folder), str(tmp_path / "again"))
   titles = []
@@ -346,7 +367,11 @@ class TestWrongFiles:
           ("text", {"train__txt": "a"}, "valid.txt, test.txt not found. text"),
           ("text", {"a__txt": "a\n" * 20, "b__txt": ""}, "b.txt is empty"),
           ("text", {"a__txt": "a\n" * 19}, "the valid split has no words"),
-          ("gutenberg", {"a__txt": "a", "b__txt": "b"}, "there are 2 books"),
+          (
+              "gutenberg",
+              {"a__txt": "a", "b__txt": "b", "c__txt": "a\n"},
+              "there are 2 different books",
+          ),
           ("gigaword", {"a_200001__gz": "", "b__gz": ""}, "of 1 months in it"),
           (
               "gigaword",
@@ -409,6 +434,39 @@ class TestWrongFiles:
   def test_limits(self, limits, message, tmp_path):
     with pytest.raises(ValueError, match=message):
       load("python", None, str(tmp_path), **limits)
+
+  def test_a_folder_that_is_not_looked_at(self, tmp_path):
+    with pytest.raises(ValueError, match="manual_dir=texts is of no use: .*'p"):
+      load("python", "texts", str(tmp_path))
+
+  def test_a_folder_that_cannot_be_read(self, tmp_path, monkeypatch):
+    """Part of a corpus would pass for all of it."""
+    folder = write(tmp_path / "files", a__txt="a\n" * 20)
+    (folder / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+      if pathlib.Path(path).name == "locked":
+        raise PermissionError(13, "Permission denied", str(path))
+      return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for corpus in ("text", "gutenberg", "gigaword"):
+      with pytest.raises(ValueError, match="locked: Permission denied"):
+        load(corpus, str(folder), str(tmp_path / "data"))
+
+  def test_links(self, tmp_path):
+    """They are followed, once; one to nowhere is told."""
+    folder = write(tmp_path / "files", a__txt="a\n" * 20)
+    write(tmp_path / "others", b__txt="b\n" * 20)
+    (folder / "linked").symlink_to(tmp_path / "others")
+    (folder / "back").symlink_to(folder)
+    (folder / "folder.txt").mkdir()
+    corpus = load("text", str(folder), str(tmp_path / "data"))
+    assert words_of(corpus, "test") == ["a", EOS, "b", EOS]
+    (folder / "c.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="c.txt is a link to no file"):
+      load("text", str(folder), str(tmp_path / "data"))
 
   def test_unknown_corpus(self):
     with pytest.raises(ValueError, match=r"one of \['python', .* got 'ptb'"):
