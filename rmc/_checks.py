@@ -35,6 +35,29 @@ def floating(inputs: jax.Array):
     )
 
 
+def integers(**arguments: jax.Array) -> tuple[jax.Array, ...]:
+  """Checks tokens, and widens them to hold more than their own values.
+
+  Of uint8 are all words of 256, but not their number, which they are held to.
+
+  Args:
+    **arguments: arrays by the name of the argument.
+
+  Returns:
+    The arrays, of 32 bits or more.
+
+  Raises:
+    ValueError: if one is not of an integer type.
+  """
+  arrays = {name: jnp.asarray(x) for name, x in arguments.items()}
+  for name, x in arrays.items():
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+      raise ValueError(f"{name} must be of an integer type, got {x.dtype}.")
+    if x.dtype.itemsize < 4:
+      arrays[name] = x.astype(jnp.int32)
+  return tuple(arrays.values())
+
+
 def batched(inputs: jax.Array, batch_size: int):
   """Checks what enters a core whose state has a batch.
 

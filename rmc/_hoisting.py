@@ -115,10 +115,19 @@ def dynamic_unroll(
     return [jnp.zeros((num_steps, *x.shape), x.dtype) for x in shapes]
 
   # What the step closes over, such as the output of an encoder, is in
-  # `closure`, so that it has a gradient too.
-  tapped_step, closure = jax.closure_convert(
-      pure_step, params, weights_of(params), shapes, first, initial_state
+  # `closure`, so that it has a gradient too. (`jax.closure_convert` leaves out
+  # what has none, such as a mask, which may not outlive an outer trace.)
+  jaxpr, result = jax.make_jaxpr(pure_step, return_shape=True)(
+      params, weights_of(params), shapes, first, initial_state
   )
+  closure = jaxpr.consts
+
+  def tapped_step(params, weights, taps, inputs, state, *closure):
+    function = jax.extend.core.jaxpr_as_fun(
+        jax.extend.core.ClosedJaxpr(jaxpr.jaxpr, closure)
+    )
+    leaves = jax.tree.leaves((params, weights, taps, inputs, state))
+    return jax.tree.unflatten(jax.tree.structure(result), function(*leaves))
 
   def loop(weights, taps, params, inputs, state, closure):
     def body(state, x):
@@ -154,7 +163,8 @@ def dynamic_unroll(
     params = {name: dict(bundle) for name, bundle in params.items()}
     for (name, _), x, y in zip(calls, rows, taps, strict=True):
       x, y = (jax.lax.collapse(z, 0, z.ndim - 1) for z in (x, y))
-      params[name]["w"] += jnp.matmul(x.T, y, precision=precision)
+      grad = jnp.matmul(x.T, y, precision=precision)
+      params[name]["w"] += grad.astype(params[name]["w"].dtype)
     return params, *others
 
   unrolled.defvjp(forward, backward)

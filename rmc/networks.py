@@ -83,7 +83,7 @@ class SequenceClassifier(hk.Module):
     last = outputs[-1]
     if lengths is not None:
       # Past the length an output is zero.
-      place = jnp.minimum(jnp.asarray(lengths), len(outputs)) - 1
+      place = jnp.minimum(jnp.asarray(lengths, jnp.int32), len(outputs)) - 1
       last = jnp.take_along_axis(outputs, place[None, :, None], axis=0)[0]
     return self._logits(self._mlp(last))
 
@@ -168,6 +168,7 @@ class Seq2Seq(hk.Module):
     Returns:
       Logits `[T', B, V]`, those past the length of no meaning.
     """
+    (decoder_inputs,) = _checks.integers(decoder_inputs=decoder_inputs)
     outputs, _ = unroll(
         self._decoder,
         jax.nn.one_hot(decoder_inputs, self._vocab_size),
@@ -203,7 +204,7 @@ class Seq2Seq(hk.Module):
       logits = self._logits(self._mlp(output))  # [B, V]
       return logits, (jnp.argmax(logits, axis=1).astype(token.dtype), state)
 
-    start = jnp.full(input_lengths.shape, start_token, inputs.dtype)
+    start = jnp.full(input_lengths.shape, start_token, jnp.int32)
     state = self._encode(inputs, input_lengths)
     logits, _ = hk.dynamic_unroll(
         step, jnp.zeros([num_steps]), (start, state)
@@ -212,6 +213,7 @@ class Seq2Seq(hk.Module):
 
   def _encode(self, inputs: jax.Array, lengths: jax.Array) -> Any:
     """Returns the state after an input."""
+    (inputs,) = _checks.integers(inputs=inputs)
     _, state = unroll(
         self._encoder,
         jax.nn.one_hot(inputs, self._vocab_size),

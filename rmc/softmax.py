@@ -56,8 +56,11 @@ def log_probs(
     Log-probabilities, `[T, ...]`; NaN for a target that is no class.
 
   Raises:
-    ValueError: if the shapes disagree, or chunk_size is below 1.
+    ValueError: if the shapes disagree, targets are no integers, or chunk_size
+      is below 1.
   """
+  (targets,) = _checks.integers(targets=targets)
+  _check_weights(outputs, weights, bias)
   size = _chunk_size(outputs, targets, weights.shape[0], chunk_size)
   return _in_chunks(_log_probs, (weights, bias), outputs, targets, size)
 
@@ -88,14 +91,22 @@ def cross_entropy(
     A number, `[]`, NaN if a target is no class.
 
   Raises:
-    ValueError: if the shapes disagree, or chunk_size is below 1.
+    ValueError: if the shapes disagree, targets are no integers, or chunk_size
+      is below 1.
   """
+  (targets,) = _checks.integers(targets=targets)
+  _check_weights(outputs, weights, bias)
   size = _chunk_size(outputs, targets, weights.shape[0], chunk_size)
   return _mean_in_chunks(_log_probs, (weights, bias), outputs, targets, size)
 
 
 class _Chunked(hk.Module):
   """What is the same for all softmaxes: their words are taken in chunks."""
+
+  # JAX may call what makes a chunk after the transform of Haiku has ended, as
+  # in the gradient of a `jit`; a method that Haiku wraps would look for it. So
+  # those below, and what they call, are transparent. A policy of mixed
+  # precision would also cast what such a method returns.
 
   _vocab_size: int
   _chunk_size: int | None
@@ -111,8 +122,10 @@ class _Chunked(hk.Module):
       NaN for what is no word.
 
     Raises:
-      ValueError: if the shapes disagree, or chunk_size is below 1.
+      ValueError: if the shapes disagree, targets are no integers, or
+        chunk_size is below 1.
     """
+    (targets,) = _checks.integers(targets=targets)
     num_words = self._vocab_size
     size = _chunk_size(outputs, targets, num_words, self._chunk_size)
     return _in_chunks(self._values, self._params(), outputs, targets, size)
@@ -128,19 +141,20 @@ class _Chunked(hk.Module):
       A number, `[]`; see `rmc.softmax.cross_entropy`.
 
     Raises:
-      ValueError: if the shapes disagree, or chunk_size is below 1.
+      ValueError: if the shapes disagree, targets are no integers, or
+        chunk_size is below 1.
     """
+    (targets,) = _checks.integers(targets=targets)
     num_words = self._vocab_size
     size = _chunk_size(outputs, targets, num_words, self._chunk_size)
     params = self._params()
     return _mean_in_chunks(self._values, params, outputs, targets, size)
 
+  @hk.transparent
   def _params(self) -> Any:
     """Returns all parameters that the words' probabilities depend on."""
     raise NotImplementedError
 
-  # JAX may call what makes a chunk after the transform of Haiku has ended, as
-  # in the gradient of a `jit`; a method that Haiku wraps would look for it.
   @hk.transparent
   def _values(
       self, params: Any, outputs: jax.Array, targets: jax.Array
@@ -201,6 +215,7 @@ class Softmax(_Chunked):
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Returns embeddings `[..., D]` of words `[...]`, from 0 to below V."""
+    (tokens,) = _checks.integers(tokens=tokens)
     name = "weights" if self._tied else "embedding"
     return _matrix(name, self._vocab_size, self.embedding_size)[tokens]
 
@@ -212,6 +227,7 @@ class Softmax(_Chunked):
   def _values(self, params, outputs, targets):
     return _log_probs(params, outputs, targets)
 
+  @hk.transparent
   def _params(self) -> tuple[jax.Array, jax.Array]:
     """Returns weights `[V, D]` and bias `[V]`."""
     weights = _matrix("weights", self._vocab_size, self.embedding_size)
@@ -292,6 +308,7 @@ class AdaptiveSoftmax(_Chunked):
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     """Returns embeddings `[..., D]` of words `[...]`, from 0 to below V."""
+    (tokens,) = _checks.integers(tokens=tokens)
     if not self._tied:
       size = self.embedding_size
       return _matrix("embedding", self._vocab_size, size)[tokens]
@@ -342,9 +359,11 @@ class AdaptiveSoftmax(_Chunked):
         ),
     ]
 
+  @hk.transparent
   def _params(self) -> _AdaptiveParams:
     return self._head(), [self._tail(i) for i in range(len(self._tails))]
 
+  @hk.transparent
   def _head(self) -> tuple[jax.Array, jax.Array]:
     """Returns weights `[n, D]` and bias `[n]`, of words, then of tails."""
     size = self._head_size + len(self._tails)
@@ -358,6 +377,7 @@ class AdaptiveSoftmax(_Chunked):
     )
     return _matrix("head_weights", size, self.embedding_size), bias
 
+  @hk.transparent
   def _tail(self, i: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns weights `[words, d]`, projection `[d, D]` and bias `[words]`."""
     first, end = self._tails[i]
@@ -426,6 +446,14 @@ def _where_class(
   return jnp.where((targets >= 0) & (targets < num_classes), values, jnp.nan)
 
 
+def _check_weights(outputs: jax.Array, weights: jax.Array, bias: jax.Array):
+  if weights.shape != (*bias.shape, outputs.shape[-1]):
+    raise ValueError(
+        "outputs must be [T, ..., D], weights [V, D] and bias [V], got "
+        f"{list(outputs.shape)}, {list(weights.shape)} and {list(bias.shape)}."
+    )
+
+
 def _chunk_size(
     outputs: jax.Array,
     targets: jax.Array,
@@ -492,7 +520,8 @@ def _mean_in_chunks(
     return -jnp.mean(function(params, outputs, targets))
   is_step = jnp.ones(targets.shape, bool)  # Padding is none.
   chunks = [_cut(x, chunk_size) for x in (outputs, targets, is_step)]
-  return -_sum(function, params, *chunks) / targets.size
+  mean = -_sum(function, params, *chunks) / targets.size
+  return mean.astype(jax.eval_shape(function, params, outputs, targets).dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -518,19 +547,27 @@ def _sum_forward(function, params, outputs, targets, is_step):
 
   def add(param_grads, chunk):
     value, (grads, output_grads) = gradient(params, *chunk)
-    return jax.tree.map(jnp.add, param_grads, grads), (value, output_grads)
+    param_grads = jax.tree.map(
+        lambda x, y: x + y.astype(x.dtype), param_grads, grads
+    )
+    return param_grads, (value, output_grads)
 
+  # Sums of 16 bits would stop growing.
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x)), params)
   param_grads, (sums, output_grads) = jax.lax.scan(
-      add,
-      jax.tree.map(jnp.zeros_like, params),
-      (outputs, targets, is_step),
+      add, zeros, (outputs, targets, is_step)
+  )
+  param_grads = jax.tree.map(
+      lambda x, y: x.astype(y.dtype), param_grads, params
   )
   return jnp.sum(sums), (param_grads, output_grads)
 
 
 def _sum_backward(function, grads, factor):
   del function
-  grads = jax.tree.map(lambda x: (factor * x).astype(x.dtype), grads)
+  grads = jax.tree.map(
+      lambda x: (factor * x.astype(factor.dtype)).astype(x.dtype), grads
+  )
   return *grads, None, None
 
 
@@ -538,4 +575,10 @@ _sum.defvjp(_sum_forward, _sum_backward)
 
 
 def _chunk_sum(function, params, outputs, targets, is_step):
-  return jnp.sum(jnp.where(is_step, function(params, outputs, targets), 0))
+  values = jnp.where(is_step, function(params, outputs, targets), 0)
+  return jnp.sum(values, dtype=_wide(values))
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+  """Returns the array's type, or float32 if that is narrower."""
+  return jnp.float32 if x.dtype.itemsize < 4 else x.dtype

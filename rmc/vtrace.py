@@ -95,7 +95,7 @@ def vtrace(
   }
   shapes = {name: jnp.shape(x) for name, x in arguments.items()}
   shape = shapes["v_tm1"]
-  if len(set(shapes.values())) != 1 or not shape or 0 in shape:
+  if len(set(shapes.values())) != 1 or not shape or not shape[0]:
     raise ValueError(
         "v_tm1, v_t, r_t, discount_t and rho_tm1 must have one shape "
         f"[T, ...] with T at least 1, got {shapes}."

@@ -209,6 +209,66 @@ def test_layers_inside_other_transformations():
   )
 
 
+class Attending(Conditioned):
+  """Closes over a mask and a number of steps too."""
+
+  def __init__(self, context, mask):
+    super().__init__(context)
+    self._mask = mask
+
+  def __call__(self, inputs, state):
+    lstm_state, count = state
+    weights = jnp.where(self._mask, jnp.float32(count)[:, None], 0)
+    output, lstm_state = super().__call__(inputs * weights, lstm_state)
+    return output, (lstm_state, count + 1)
+
+  def initial_state(self, batch_size):
+    count = jnp.zeros(batch_size, jnp.int32)
+    return super().initial_state(batch_size), count
+
+
+def test_what_has_no_gradient_does_not_outlive_its_trace():
+  """As a mask that an outer jit gets, or a state of integers begun anew."""
+
+  def network(inputs, context, mask, resets):
+    core = Attending(context, mask)
+    state = core.initial_state(BATCH)
+    return rmc.unroll(core, inputs, state, should_reset=resets)[0]
+
+  transformed = hk.without_apply_rng(hk.transform(network))
+  arguments = INPUTS, INPUTS[0], INPUTS[0] > 0, jnp.asarray(RESETS)
+  params = draw_params(network, *arguments)
+
+  def loss(params, *arguments):
+    return jnp.sum(jnp.sin(transformed.apply(params, *arguments)))
+
+  expected = jax.jit(jax.grad(loss))(params, *arguments)
+  for function in (jax.jit(loss), jax.checkpoint(loss)):
+    assert_close(jax.grad(function)(params, *arguments), expected)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_gradients_have_the_type_of_their_weights(dtype):
+  """Of a state that is wider, as JAX's own with 64 bits."""
+
+  def network(inputs):
+    core = rmc.RelationalMemory(1, 64, 1)
+    state = jnp.zeros([1, 1, 64], jnp.float32)
+    if dtype == jnp.float32:
+      state = jnp.zeros([1, 1, 64], jnp.float64)
+    return rmc.unroll(core, inputs, state)[0]
+
+  transformed = hk.without_apply_rng(hk.transform(network))
+  with jax.enable_x64(dtype == jnp.float32), jax.numpy_dtype_promotion(
+      "standard"
+  ):
+    inputs = jnp.ones([3, 1, 5], jnp.float32)
+    params = transformed.init(jax.random.key(0), inputs)
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    grads = jax.grad(lambda p: transformed.apply(p, inputs).sum())(params)
+    assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
+
+
 def test_forward_mode_is_refused():
   params = params_of(twice)
   loss = loss_of(twice, rmc.unroll)

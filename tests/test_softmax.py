@@ -5,6 +5,7 @@ import re
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import jmp
 import numpy as np
 import pytest
 
@@ -394,6 +395,85 @@ def test_wrong_sizes(call, kind, arguments):
 
   with pytest.raises(ValueError, match=f"{name} must be at least 1, .*{value}"):
     hk.transform(fn).init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize("kind", ["full", "adaptive"])
+def test_bytes(kind, loss):
+  """Of uint8 are all 256 words, but not their number."""
+
+  def fn(outputs, tokens):
+    module = (
+        rmc.Softmax(256, SIZE)
+        if kind == "full"
+        else rmc.AdaptiveSoftmax(256, SIZE, (10, 250))
+    )
+    call = module.cross_entropy if loss else module.log_probs
+    return call(outputs + module.embed(tokens), tokens)
+
+  transformed = hk.without_apply_rng(hk.transform(fn))
+  outputs, tokens = draw(5, SIZE), jnp.array([0, 9, 11, 252, 255])
+  params = transformed.init(jax.random.key(0), outputs, tokens)
+  expected = jax.jit(transformed.apply)(params, outputs, tokens)
+  assert not np.any(np.isnan(expected))
+  small = tokens.astype(jnp.uint8)
+  for tokens in (small, np.asarray(small)):
+    actual = jax.jit(transformed.apply)(params, outputs, tokens)
+    np.testing.assert_array_equal(actual, expected)
+  with pytest.raises(ValueError, match="must be of an integer type, got float"):
+    transformed.apply(params, outputs, small.astype(float))
+
+
+@pytest.mark.parametrize("loss", [False, True])
+def test_wrong_weights(loss):
+  """They would be broadcast in silence."""
+  call = softmax.cross_entropy if loss else softmax.log_probs
+  outputs, targets = draw(STEPS, BATCH, SIZE), draw_targets()
+  for weights, bias in (
+      (draw(VOCAB, SIZE), draw(1)),
+      (draw(VOCAB, SIZE), draw()),
+      (draw(VOCAB, SIZE + 1), draw(VOCAB)),
+  ):
+    with pytest.raises(ValueError, match=r"weights \[V, D\] and bias \[V\]"):
+      call(outputs, weights, bias, targets)
+
+
+def test_sums_of_16_bits_do_not_stall():
+  """With one step a chunk as with all at once."""
+  steps = 512
+  arrays = draw(steps, 1, 4), draw(9, 4, seed=1), jnp.zeros(9)
+  arrays = [x.astype(jnp.bfloat16) for x in arrays]
+  targets = jnp.zeros([steps, 1], int)
+
+  def gradient(chunk_size):
+    def loss(bias):
+      return softmax.cross_entropy(*arrays[:2], bias, targets, chunk_size)
+
+    return jax.jit(jax.value_and_grad(loss))(arrays[2])
+
+  for chunked, whole in zip(gradient(1), gradient(None), strict=True):
+    assert chunked.dtype == whole.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        chunked.astype(float), whole.astype(float), rtol=0.02, atol=0.005
+    )
+
+
+def test_products_obey_a_policy():
+  policy = jmp.get_policy("params=float32,compute=bfloat16,output=float32")
+  for module in (rmc.Softmax, rmc.AdaptiveSoftmax):
+    hk.mixed_precision.set_policy(module, policy)
+  try:
+    for kind in ("full", "adaptive"):
+      transformed = both(kind, True)
+      with jax.enable_x64(False):
+        arguments = draw(STEPS, BATCH, SIZE), draw_targets()
+        params = transformed.init(jax.random.key(0), *arguments)
+        jaxpr = jax.make_jaxpr(transformed.apply)(params, *arguments)
+      products = re.findall(r"(\w+)\[[\d,]*\] = dot_general\[", str(jaxpr))
+      assert set(products) == {"bf16"}
+  finally:
+    for module in (rmc.Softmax, rmc.AdaptiveSoftmax):
+      hk.mixed_precision.clear_policy(module)
 
 
 @pytest.mark.parametrize("shapes", [([5, 1], [5]), ([5], [5, 1]), ([], [])])

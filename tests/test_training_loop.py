@@ -11,7 +11,9 @@ import sys
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rmc import training
@@ -236,6 +238,26 @@ def test_other_flags_are_listed(tmp_path):
   assert "sizes" not in str(caught.value)
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
   train(tmp_path, 30, config=config)
+
+
+@pytest.mark.parametrize("params", [(1.0,), {"a": [(1.0,)]}])
+def test_parameters_that_a_checkpoint_does_not_give_back(tmp_path, params):
+  """A tuple comes back as a list, and a run could not go on."""
+  params = jax.tree.map(jnp.asarray, params)
+
+  def init():
+    return training.init_state(params, optax.sgd(0.1), jax.random.key(0))
+
+  with pytest.raises(ValueError, match="dicts and lists, .*, got a tuple"):
+    training.train(
+        tmp_path,
+        init,
+        None,
+        None,
+        training.DataParallel("jit"),
+        training.Schedule(1),
+    )
+  assert steps_of(tmp_path) == []
 
 
 def test_fewer_steps_than_are_done_are_refused(tmp_path, unbroken):

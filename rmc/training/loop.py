@@ -167,6 +167,7 @@ def train(
       updates, or cannot be read or written, or another run uses the directory.
     NonFiniteError: if the loss or a gradient is not finite.
     OSError: if a file cannot be written.
+    ValueError: if the parameters are not a nest of dicts and lists.
     Interrupted: if SIGINT or SIGTERM came. The state is saved.
   """
   workdir = pathlib.Path(workdir)
@@ -206,6 +207,7 @@ def train(
 
     multihost.on_leader(open_run)
     state = to_numpy(init())
+    _check_params(state.params)
     num_parameters = hk.data_structures.tree_size(state.params)
     meta = multihost.on_leader(restore)
     means, clock = _Means(), _Clock()
@@ -325,6 +327,18 @@ def train(
       return summary
 
     return multihost.on_leader(write_summary)
+
+
+def _check_params(params: Any):
+  """Raises a ValueError unless a checkpoint gives them back as they are."""
+  if isinstance(params, (dict, list)):
+    for part in params.values() if isinstance(params, dict) else params:
+      _check_params(part)
+  elif not jax.tree_util.all_leaves([params]):
+    raise ValueError(
+        "params must be a nest of dicts and lists, which a checkpoint can "
+        f"hold, got a {type(params).__name__} in it."
+    )
 
 
 def _must_stop(stopped_by: list[int], step: int) -> bool:
