@@ -545,7 +545,6 @@ def _open_wikitext(folder: pathlib.Path) -> _Source:
 
 def _open_text(folder: pathlib.Path) -> _Source:
   names = {split: f"{split}.txt" for split in SPLITS}
-  paths = _find(folder, ".txt")
   if any((folder / name).exists() for name in names.values()):
     named = _named(folder, names)
 
@@ -553,6 +552,7 @@ def _open_text(folder: pathlib.Path) -> _Source:
       return _words_of_lines(_read(named[split]))
 
     return _Source(_identity(folder, named.values()), lines)
+  paths = _find(folder, ".txt")
   if not paths:
     raise _WrongFilesError("there is no .txt file in it.")
 

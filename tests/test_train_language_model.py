@@ -488,6 +488,7 @@ def test_demo_needs_no_network(train, tmp_path, monkeypatch):
   (record, *_) = train(
       tmp_path / "run",
       "--steps=1",
+      "--manual_dir=",
       f"--data_dir={tmp_path / 'data'}",
       small=[f"--flagfile={preset}"],
   )
