@@ -59,10 +59,9 @@ def log_probs(
     ValueError: if the shapes disagree, targets are no integers, or chunk_size
       is below 1.
   """
-  (targets,) = _checks.integers(targets=targets)
-  _check_weights(outputs, weights, bias)
-  size = _chunk_size(outputs, targets, weights.shape[0], chunk_size)
-  return _in_chunks(_log_probs, (weights, bias), outputs, targets, size)
+  params = _checked_params(outputs, weights, bias)
+  sizes = (weights.shape[0], chunk_size)
+  return _in_chunks(_log_probs, params, outputs, targets, *sizes)
 
 
 def cross_entropy(
@@ -94,10 +93,9 @@ def cross_entropy(
     ValueError: if the shapes disagree, targets are no integers, or chunk_size
       is below 1.
   """
-  (targets,) = _checks.integers(targets=targets)
-  _check_weights(outputs, weights, bias)
-  size = _chunk_size(outputs, targets, weights.shape[0], chunk_size)
-  return _mean_in_chunks(_log_probs, (weights, bias), outputs, targets, size)
+  params = _checked_params(outputs, weights, bias)
+  sizes = (weights.shape[0], chunk_size)
+  return _mean_in_chunks(_log_probs, params, outputs, targets, *sizes)
 
 
 class _Chunked(hk.Module):
@@ -125,10 +123,8 @@ class _Chunked(hk.Module):
       ValueError: if the shapes disagree, targets are no integers, or
         chunk_size is below 1.
     """
-    (targets,) = _checks.integers(targets=targets)
-    num_words = self._vocab_size
-    size = _chunk_size(outputs, targets, num_words, self._chunk_size)
-    return _in_chunks(self._values, self._params(), outputs, targets, size)
+    sizes = (self._vocab_size, self._chunk_size)
+    return _in_chunks(self._values, self._params(), outputs, targets, *sizes)
 
   def cross_entropy(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Returns the mean of minus `log_probs`, with a faster gradient.
@@ -144,11 +140,8 @@ class _Chunked(hk.Module):
       ValueError: if the shapes disagree, targets are no integers, or
         chunk_size is below 1.
     """
-    (targets,) = _checks.integers(targets=targets)
-    num_words = self._vocab_size
-    size = _chunk_size(outputs, targets, num_words, self._chunk_size)
-    params = self._params()
-    return _mean_in_chunks(self._values, params, outputs, targets, size)
+    params, sizes = self._params(), (self._vocab_size, self._chunk_size)
+    return _mean_in_chunks(self._values, params, outputs, targets, *sizes)
 
   @hk.transparent
   def _params(self) -> Any:
@@ -446,21 +439,31 @@ def _where_class(
   return jnp.where((targets >= 0) & (targets < num_classes), values, jnp.nan)
 
 
-def _check_weights(outputs: jax.Array, weights: jax.Array, bias: jax.Array):
+def _checked_params(
+    outputs: jax.Array, weights: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns weights and bias, which must not be broadcast."""
   if weights.shape != (*bias.shape, outputs.shape[-1]):
     raise ValueError(
         "outputs must be [T, ..., D], weights [V, D] and bias [V], got "
         f"{list(outputs.shape)}, {list(weights.shape)} and {list(bias.shape)}."
     )
+  return weights, bias
 
 
-def _chunk_size(
+def _plan(
     outputs: jax.Array,
     targets: jax.Array,
     vocab_size: int,
     chunk_size: int | None,
-) -> int:
-  """Returns how many steps make a chunk, all of about the same size."""
+) -> tuple[jax.Array, int]:
+  """Returns checked targets, and how many steps make a chunk, all about even.
+
+  Raises:
+    ValueError: if the shapes disagree, targets are no integers, or chunk_size
+      is below 1.
+  """
+  (targets,) = _checks.integers(targets=targets)
   if not targets.ndim or outputs.shape[:-1] != targets.shape:
     raise ValueError(
         "targets must be [T, ...] and outputs [T, ..., D], got "
@@ -472,7 +475,7 @@ def _chunk_size(
     logits_a_step = vocab_size * math.prod(targets.shape[1:])
     chunk_size = max(1, _MAX_LOGITS // max(1, logits_a_step))
   num_chunks = max(1, -(-steps // chunk_size))
-  return -(-steps // num_chunks)  # Of even size: the least to pad.
+  return targets, -(-steps // num_chunks)  # Of even size: the least to pad.
 
 
 def _cut(x: jax.Array, chunk_size: int) -> jax.Array:
@@ -491,12 +494,14 @@ def _in_chunks(
     params: Any,
     outputs: jax.Array,
     targets: jax.Array,
-    chunk_size: int,
+    vocab_size: int,
+    chunk_size: int | None,
 ) -> jax.Array:
   """Maps a function over the first axis, some of it at a time.
 
   Nothing of a chunk is kept for the backward pass.
   """
+  targets, chunk_size = _plan(outputs, targets, vocab_size, chunk_size)
   steps = targets.shape[0]
   if steps <= chunk_size:
     return function(params, outputs, targets)
@@ -513,9 +518,11 @@ def _mean_in_chunks(
     params: Any,
     outputs: jax.Array,
     targets: jax.Array,
-    chunk_size: int,
+    vocab_size: int,
+    chunk_size: int | None,
 ) -> jax.Array:
   """Returns minus the mean of a function, and its gradient as it goes."""
+  targets, chunk_size = _plan(outputs, targets, vocab_size, chunk_size)
   if targets.shape[0] <= chunk_size:
     return -jnp.mean(function(params, outputs, targets))
   is_step = jnp.ones(targets.shape, bool)  # Padding is none.
