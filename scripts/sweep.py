@@ -22,7 +22,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 
 from absl import flags
 
@@ -103,7 +102,6 @@ def _take_cores(job: int):
 
 
 _running: set[subprocess.Popen] = set()
-_stopped = threading.Event()
 
 
 @contextlib.contextmanager
@@ -112,10 +110,9 @@ def _signals_stop_runs() -> Iterator[None]:
 
   def stop(signum, frame):
     del frame
-    _stopped.set()
     for process in list(_running):
       process.terminate()
-    raise program.Failure(
+    raise program.Failure(  # In `pool.map`, which then starts no other run.
         "stopped; run the same command again to go on", 128 + signum
     )
 
@@ -130,8 +127,6 @@ def _signals_stop_runs() -> Iterator[None]:
 
 def _train(workdir: pathlib.Path, command: list[str]) -> int:
   """Runs the command unless it has finished; returns its exit status."""
-  if _stopped.is_set():
-    return 1
   summary, finished = workdir / "summary.json", workdir / "finished.txt"
   line = shlex.join(command) + "\n"
   if summary.exists() and finished.exists() and finished.read_text() == line:
