@@ -379,7 +379,8 @@ class LanguageModeling(ShardBasedBuilder):
     self._corpus = corpus
     self._source = source
     self._limits = (vocab_size, min_count)
-    super().__init__(data_dir=data_dir, file_format="array_record")
+    with self._damage_named():
+      super().__init__(data_dir=data_dir, file_format="array_record")
 
   def prepare(self):
     """Tokenises the corpus, unless that has been done or another does it."""
@@ -395,13 +396,30 @@ class LanguageModeling(ShardBasedBuilder):
 
   def read(self) -> Corpus:
     """Returns the tokenised corpus."""
-    metadata = self.info.metadata
-    splits = {
-        name: Split(self.as_data_source(split=name), metadata["tokens"][name])
-        for name in SPLITS
-    }
-    vocabulary = Vocabulary.parse(metadata["vocabulary"])
-    return Corpus(vocabulary, splits, metadata["digests"])
+    with self._damage_named():
+      metadata = self.info.metadata
+      splits = {
+          name: Split(self.as_data_source(split=name), metadata["tokens"][name])
+          for name in SPLITS
+      }
+      for split in splits.values():
+        for start in range(0, len(split), _RECORD * _SHARD):
+          split.read(start, start + 1)  # Opens each file of it.
+      vocabulary = Vocabulary.parse(metadata["vocabulary"])
+      return Corpus(vocabulary, splits, metadata["digests"])
+
+  @contextlib.contextmanager
+  def _damage_named(self) -> Iterator[None]:
+    """Says what to do about tokenised files that cannot be read."""
+    try:
+      yield
+    except (OSError, MemoryError):
+      raise
+    except Exception as error:  # Of many kinds: JSON, protobuf, array_record.
+      raise ValueError(
+          f"data_dir: {self.data_path} is damaged ({error}). Remove that "
+          "folder, and the corpus is tokenised anew."
+      ) from error
 
   @contextlib.contextmanager
   def _lock(self) -> Iterator[None]:
@@ -495,7 +513,8 @@ def load(
     The corpus.
 
   Raises:
-    ValueError: if the files are not there or not what they should be.
+    ValueError: if the files are not there or not what they should be, or what
+      was tokenised before is damaged.
   """
   if corpus not in CORPORA:
     raise ValueError(f"corpus must be one of {list(CORPORA)}, got {corpus!r}.")

@@ -4,6 +4,7 @@ from collections import Counter
 import gzip
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -396,6 +397,32 @@ class TestWrongFiles:
       load(corpus, str(folder), str(tmp_path / "data"))
     assert f"manual_dir={folder}: " in str(caught.value)
     assert not list((tmp_path / "data").glob("[!.]*"))
+
+  @pytest.mark.parametrize(
+      "pattern, data",
+      [
+          ("*train*", b""),
+          ("*train*00000-of-*", None),
+          ("*train*00001-of-*", None),
+          ("dataset_info.json", b""),
+          ("dataset_info.json", None),
+          ("metadata.json", b""),
+          ("metadata.json", None),
+      ],
+  )
+  def test_tokenised(self, pattern, data, tmp_path, monkeypatch):
+    """What was tokenised before and is not whole any more."""
+    monkeypatch.setattr(language_modeling, "_RECORD", 4)
+    monkeypatch.setattr(language_modeling, "_SHARD", 2)
+    folder = write(tmp_path / "files", a__txt="a b c d\n" * 20)
+    data_dir = tmp_path / "data"
+    load("text", str(folder), str(data_dir))
+    for path in [*data_dir.glob(f"text_*/*/{pattern}")]:
+      path.unlink() if data is None else path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"data_dir: .* is damaged \(.*\)\. R"):
+      load("text", str(folder), str(data_dir))
+    shutil.rmtree(data_dir)
+    load("text", str(folder), str(data_dir))
 
   def test_encoding(self, tmp_path):
     folder = write(tmp_path / "files", train__txt="a", valid__txt="a")
