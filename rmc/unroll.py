@@ -6,6 +6,7 @@ Glossary of shapes:
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -109,7 +110,7 @@ def unroll(
     _check_reset(should_reset, num_steps)
     batch_size = None if should_reset.ndim == 1 else should_reset.shape[1]
     reset_state = jax.tree.map(
-        lambda x, state: x.astype(jnp.result_type(state)),
+        functools.partial(_reset_to, should_reset.shape[1:]),
         core.initial_state(batch_size),
         initial_state,
     )
@@ -126,6 +127,9 @@ def unroll(
       raise ValueError(
           "time_major=False needs a batch, and initial_state has none."
       )
+    if not batched and running is not None and running.ndim > 1:
+      shapes = jax.tree.map(jnp.shape, initial_state)
+      raise _wrong_batch(running.shape[1:], shapes)
 
   def unroll_all(inputs, initial_state):
     inputs, *switches = inputs
@@ -224,6 +228,12 @@ def _remat(step, policy=None):
 
 
 def _swap_time(nest):
+  for x in jax.tree.leaves(nest):
+    if jnp.ndim(x) < 2:
+      raise ValueError(
+          "time_major=False needs inputs and should_reset of shape "
+          f"[B, T, ...], got {list(jnp.shape(x))}."
+      )
   return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), nest)
 
 
@@ -251,6 +261,13 @@ def _check_reset(should_reset: jax.Array, num_steps: int):
     )
 
 
+def _reset_to(batch: tuple[int, ...], reset: jax.Array, state: Any):
+  """Returns what a state is reset to, of the type of the given one."""
+  if reset.shape != jnp.shape(state):
+    raise _wrong_batch(batch, jnp.shape(state))
+  return reset.astype(jnp.result_type(state))
+
+
 def _running(lengths: jax.Array, num_steps: int) -> jax.Array:
   """Returns whether each step is within each example's length, `[T, B]`."""
   if lengths.ndim > 1 or not jnp.issubdtype(lengths.dtype, jnp.integer):
@@ -270,12 +287,15 @@ def _where(condition: jax.Array, x: Any, y: Any) -> Any:
   def choose(x, y):
     for shape in (x.shape, y.shape):
       if shape[: condition.ndim] != condition.shape:
-        raise ValueError(
-            "lengths and should_reset must have the batch axis of every state "
-            f"and output, got {list(condition.shape)} for one of shape "
-            f"{list(shape)}."
-        )
+        raise _wrong_batch(condition.shape, shape)
     axes = range(condition.ndim, x.ndim)
     return jnp.where(jnp.expand_dims(condition, axes), x, y)
 
   return jax.tree.map(choose, x, y)
+
+
+def _wrong_batch(batch: tuple[int, ...], shape: Any) -> ValueError:
+  return ValueError(
+      "lengths and should_reset must have the batch axis of every state and "
+      f"output, got {list(batch)} for one of shape {list(shape)}."
+  )

@@ -99,11 +99,6 @@ flags.DEFINE_integer(
 
 for _name in ("forget_bias", "input_bias", "dnc_clip_value"):
   flags.register_validator(_name, math.isfinite, "must be a finite number")
-flags.register_multi_flags_validator(
-    ["dnc_num_writes", "dnc_memory_size"],
-    lambda value: value["dnc_num_writes"] <= value["dnc_memory_size"],
-    "--dnc_num_writes must be at most --dnc_memory_size",
-)
 
 
 def make_core(treat_input_as_matrix: bool = False) -> hk.RNNCore:

@@ -358,6 +358,29 @@ def test_reads_in_the_order_of_writing():
   np.testing.assert_array_equal(links[0, 0], expected)
 
 
+@pytest.mark.parametrize("num_writes", [2, 4])
+def test_more_write_heads_than_slots(num_writes):
+  """The paper's sweep of Nth Farthest has 1 slot with 2 and 4 of them."""
+  sizes = {"memory_size": 1, "num_writes": num_writes}
+
+  def unrolled(x):
+    core = DNC(**(SMALL | sizes))
+    return hk.dynamic_unroll(core, x, core.initial_state(BATCH))
+
+  x = inputs(STEPS, BATCH, FEATURES)
+  params = draw_params(unrolled, x)
+
+  def loss(params):
+    return jnp.sum(jnp.square(apply(unrolled, params, x)[0]))
+
+  grads = jax.grad(loss)(params)
+  assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
+  _, state = apply(unrolled, params, x)
+  assert state.write_weights.shape == (BATCH, num_writes, 1)
+  assert np.all((state.write_weights > 0) & (state.write_weights < 1))
+  assert np.all((state.usage > 0) & (state.usage < 1))
+
+
 def test_inputs_are_flattened():
   x = inputs(BATCH, 2, 3)
   flat = x.reshape(BATCH, 6)
@@ -370,7 +393,6 @@ def test_inputs_are_flattened():
 WRONG = {
     **{f"{name}=0": f"{name} must be at least 1, got 0" for name in SMALL},
     "controller_layers=0": "controller_layers must be at least 1, got 0",
-    "num_writes=6": "num_writes must be at most memory_size=5, got 6",
     "clip_value=-1": "clip_value must be above 0, or None .* got -1",
     "clip_value=0": "clip_value must be above 0, or None .* got 0",
     "clip_value=float('nan')": "clip_value must be above 0, or None .* got nan",

@@ -224,9 +224,7 @@ WRONG = {
         "coordinator_address must be host:port, got 'foo'"
     ),
     "--core=dnc --dnc_num_reads=0": "dnc_num_reads",
-    "--core=dnc --dnc_num_writes=3 --dnc_memory_size=2": (
-        "--dnc_num_writes must be at most --dnc_memory_size"
-    ),
+    "--core=dnc --dnc_num_writes=0": "dnc_num_writes",
     "--core=dnc --dnc_clip_value=-1": "dnc_clip_value",
     "--core=dnc --dnc_clip_value=nan": "dnc_clip_value",
     "--core=dnc --dnc_controller=gru": "dnc_controller",

@@ -564,6 +564,32 @@ def test_wrong_lengths(lengths, message):
     )
 
 
+@pytest.mark.parametrize("name", ["rmc", "lstm", "gru", "deep_rnn"])
+def test_resets_without_the_batch(name):
+  """As many examples as steps: `[B]` is no `[T]`."""
+  with pytest.raises(ValueError, match=r"should_reset.*batch axis.*got \[\]"):
+    draw_params(
+        unroll_of(CORES[name], should_reset=RESETS[:, 0]),
+        inputs_for(name, STEPS, BATCH),
+    )
+  with pytest.raises(ValueError, match=r"time_major=False.*got \[4\]"):
+    draw_params(
+        unroll_of(CORES[name], should_reset=RESETS[:, 0], time_major=False),
+        inputs_for(name, BATCH, STEPS),
+    )
+
+
+def test_lengths_without_a_batch():
+  """As many slots as lengths."""
+  with pytest.raises(ValueError, match=r"batch axis.*got \[3\] .*\[3, 4\]"):
+    draw_params(
+        unroll_of(
+            CORES["rmc"], batch_size=None, lengths=np.array([1, 2, 3])
+        ),
+        DEFAULT.inputs(STEPS),
+    )
+
+
 def test_wrong_state():
   """The core's own complaint comes through."""
   with pytest.raises(ValueError, match="same batch size, got 2 and 3"):

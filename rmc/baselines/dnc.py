@@ -147,7 +147,7 @@ class DNC(hk.RNNCore):
       memory_size: slots of the memory, N.
       word_size: size of a slot, W.
       num_reads: read heads, R.
-      num_writes: write heads, K.
+      num_writes: write heads, K. More than slots write over one another.
       controller: `'lstm'`, where each layer sees the input and the layer
         below, and the outputs of all layers are put out side by side, as in
         the paper; or `'feedforward'`, an MLP with a ReLU after every layer,
@@ -171,11 +171,6 @@ class DNC(hk.RNNCore):
         num_writes=num_writes,
         controller_layers=controller_layers,
     )
-    if num_writes > memory_size:
-      raise ValueError(
-          f"num_writes must be at most memory_size={memory_size}, got "
-          f"{num_writes}."
-      )
     if controller not in _CONTROLLERS:
       raise ValueError(
           f"controller must be one of {_CONTROLLERS}, got {controller!r}."
