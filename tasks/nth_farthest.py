@@ -100,6 +100,18 @@ class NthFarthest:
     """The stage that is the task itself."""
     return Stage(self.num_objects, self.num_features, self.num_objects)
 
+  def check_stage(self, stage: Stage):
+    """Raises a ValueError if a stage, of plain numbers, is no part of it."""
+    if not (
+        2 <= stage.num_objects <= stage.num_labels <= self.num_objects
+        and 1 <= stage.num_features <= self.num_features
+    ):
+      raise ValueError(
+          "a stage must have 2 objects or more, no more of them than labels, "
+          f"1 feature or more, and no more of each than the task, {self}, got "
+          f"{stage}."
+      )
+
   def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draws one sequence; use `jax.vmap` over keys for a batch.
 
@@ -133,7 +145,12 @@ class NthFarthest:
     Returns:
       Inputs `[k, d + 3k]`, float32, whose steps after the last object are
       zero, and the label of the answer, from 0, int32.
+
+    Raises:
+      ValueError: if the stage, where it is not traced, is no part of the task.
     """
+    if not any(isinstance(x, jax.core.Tracer) for x in stage):
+      self.check_stage(stage)
     k = self.num_objects
     keys = jax.random.split(key, 4)
     points = jax.random.uniform(
@@ -171,8 +188,8 @@ class NthFarthest:
       int32.
 
     Raises:
-      ValueError: if points or labels have a wrong shape, or the labels, if they
-        are not traced, are not each of the k.
+      ValueError: if points or labels have a wrong shape or, where they are not
+        traced, the labels are not each of the k, or m or n is none of them.
     """
     k = self.num_objects
     expected = {"points": (k, self.num_features), "labels": (k,)}
@@ -189,6 +206,11 @@ class NthFarthest:
           f"labels must be the numbers from 0 to {k - 1} in some order, got "
           f"{np.asarray(labels).tolist()}."
       )
+    for name, x in (("reference", reference), ("rank", rank)):
+      if not isinstance(x, jax.core.Tracer) and (
+          np.asarray(x).tolist() not in range(k)
+      ):
+        raise ValueError(f"{name} must be from 0 to {k - 1}, got {x}.")
     inputs = self._lay_out(points, labels, reference, rank)
     return inputs, self.answer(inputs)
 
@@ -270,15 +292,7 @@ class Curriculum:
       ValueError: if a setting is out of its range.
     """
     for stage in stages:
-      if not (
-          2 <= stage.num_objects <= stage.num_labels <= task.num_objects
-          and 1 <= stage.num_features <= task.num_features
-      ):
-        raise ValueError(
-            "a stage must have 2 objects or more, no more of them than labels, "
-            f"1 feature or more, and no more of each than the task, {task}, "
-            f"got {stage}."
-        )
+      task.check_stage(stage)
     if any(stage[:3] == task.whole[:3] for stage in stages[:-1]):
       raise ValueError(
           "the whole task must be the last stage, which it is anyway, got "

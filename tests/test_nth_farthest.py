@@ -165,7 +165,25 @@ def test_compose_errors(points, labels, message):
     NthFarthest(3, 2).compose(jnp.zeros(points), labels, labels[0], labels[0])
 
 
+@pytest.mark.parametrize("value", [-1, 4, 1.7, [2]])
+@pytest.mark.parametrize("name", ["reference", "rank"])
+def test_compose_question_errors(name, value):
+  """The paper counts from 1, so that it has a fourth of four."""
+  question = {"reference": 0, "rank": 0, name: value}
+  with pytest.raises(ValueError, match=f"{name} must be from 0 to 3, got "):
+    NthFarthest(4, 2).compose(jnp.zeros([4, 2]), jnp.arange(4), **question)
+
+
 # Stages and curricula.
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [Stage(1, 1, 4), Stage(4, 2, 2), Stage(5, 2, 5), Stage(4, 3, 4)],
+)
+def test_stage_errors(stage):
+  with pytest.raises(ValueError, match=f"a stage must .*, got {stage}"):
+    NthFarthest(4, 2).sample_stage(jax.random.key(0), stage)
 
 
 def draw_stage(task, stage, count):
