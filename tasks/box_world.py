@@ -57,6 +57,7 @@ _KEY_LETTERS = "abcdefghijklmnopqrst"
 _LETTERS = ".#*" + _KEY_LETTERS + 2 * _KEY_LETTERS.upper()
 _CODES = {letter: code for code, letter in reversed([*enumerate(_LETTERS)])}
 
+_MAX_MISSES = 200  # Cells tried in vain before another level is drawn.
 _NOTHING = -1  # The colour of the key in an empty hand.
 
 
@@ -110,17 +111,20 @@ class BoxWorld(environment.Environment):
   - view "full": [S, S, 3], the board; the top left corner of the wall has
     the colour of the key held.
 
-  A level is drawn as in the original. With L and F uniform among what the
-  constructor allows, colours k_1, ..., k_20 are shuffled; the loose key is k_1,
-  box i on the way to the gem has lock k_i and content k_{i+1}, or the gem if
-  i = L. Each of F distractor branches begins with a lock of a uniform k_i,
-  i <= L, and holds a uniform k_j, L < j < 20; further boxes of a branch are
-  opened by what the box before them holds. Objects are placed one after the
-  other, uniformly where they touch neither another one, not even at a corner,
-  nor the wall. If there is no such place left, placing begins anew.
+  A level is drawn as in the original, pycolab's `box_world.py`. With L and F
+  uniform among what the constructor allows, colours k_1, ..., k_20 are
+  shuffled; the loose key is k_1, box i on the way to the gem has lock k_i and
+  content k_{i+1}, or the gem if i = L. Each of F distractor branches begins
+  with a lock of a uniform k_i, i <= L, and holds a uniform k_j, L < j < 20;
+  further boxes of a branch are opened by what the box before them holds, and none holds
+  a colour again (in the original the third and later ones may). Objects are
+  placed one after the other, uniformly where they touch neither another one,
+  not even at a corner, nor the wall; at last the agent, where nothing is.
 
-  The original tries 200 places an object before it begins anew; exactly uniform
-  places, as here, differ from it only where hardly any place is left.
+  The original tries cells at random, and after 200 in vain it draws another
+  level, so that the largest are a little rarer: of those with 5 boxes and 5
+  branches 12 % are given up. Here a cell is drawn at once, together with the
+  number of tries that it would have taken; the levels are as likely as there.
   """
 
   num_actions = len(ACTIONS)
@@ -166,9 +170,14 @@ class BoxWorld(environment.Environment):
       raise ValueError(f"branch_length must be at least 1, got {branch_length}")
     if max_steps < 0:
       raise ValueError(f"max_steps must be at least 0, got {max_steps}")
+    if max(solution_length) > NUM_COLOURS:
+      raise ValueError(
+          f"solution_length must list integers up to {NUM_COLOURS}, the number "
+          f"of colours, got {solution_length!r}"
+      )
     # Distractors hold colours L + 1 to 19, those of one branch all different.
     spare = NUM_COLOURS - 1 - max(solution_length)
-    if spare < (branch_length if max(num_forward) else 0):
+    if max(num_forward) and spare < branch_length:
       raise ValueError(
           f"solution_length up to {max(solution_length)} leaves {spare} of "
           f"{NUM_COLOURS} colours to a branch of branch_length {branch_length}"
@@ -189,6 +198,7 @@ class BoxWorld(environment.Environment):
     # original leaves out some cells at the edge of the room.
     cells = np.arange(side * side, dtype=np.int32).reshape(side, side)
     self._anchors = cells[2:-2, 2:-4].reshape(-1)  # [A]
+    self._cells_tried = (grid_size - 2) * (grid_size - 3)  # Some at the wall.
     self._starts = np.zeros([side, side], bool)
     self._starts[2:-2, 1:-2] = True
     rows, cols = np.divmod(self._anchors, side)
@@ -205,13 +215,15 @@ class BoxWorld(environment.Environment):
     self._check_room()
 
   def _check_room(self):
-    """Raises ValueError if the largest level is not placed in 200 tries."""
+    """Raises a ValueError if 200 of the largest levels are all given up."""
     objects = self._max_objects
     random = np.random.default_rng(0)
     for _ in range(200 if self._anchors.size else 0):
-      legal = np.ones(self._anchors.size, bool)
+      legal, misses = np.ones(self._anchors.size, bool), 0
       for i in range(objects):
-        if not legal.any():
+        if legal.any():
+          misses += random.geometric(legal.sum() / self._cells_tried) - 1
+        if misses > _MAX_MISSES or not legal.any():
           break
         legal &= self._apart[min(i, 1), random.choice(np.flatnonzero(legal))]
       else:
@@ -336,28 +348,34 @@ class BoxWorld(environment.Environment):
   ) -> tuple[jax.Array, State]:
     """Tries to draw an episode: see `environment.sample_where`.
 
-    Each attempt places the objects of the same level anew.
+    Each attempt draws another level.
     """
     del arguments
     side = self.grid_size + 2
     key, level_key, place_key = jax.random.split(key, 3)
-    exists, content, lock = self._sample_objects(level_key)  # [N]
-    uniform = jax.random.uniform(
-        jax.random.fold_in(place_key, attempt), [self._max_objects + 1]
+    # At the first attempt as it is: levels stay those of films made before.
+    level_key = jnp.where(
+        attempt == 0, level_key, jax.random.fold_in(level_key, attempt)
     )
+    place_key = jax.random.fold_in(place_key, attempt)
+    exists, content, lock = self._sample_objects(level_key)  # [N]
+    chances = [self._max_objects + 1]
+    uniform = jax.random.uniform(place_key, chances)
+    luck = jax.random.uniform(jax.random.fold_in(place_key, 1), chances)
 
     def place(carry, inputs):
-      legal, placed = carry  # [A], []
-      exists, chance, apart = inputs  # [], [], [A, A]
-      anchor, found = _choose(legal, chance)
+      legal, misses = carry  # [A], []
+      exists, chance, luck, apart = inputs  # [], [], [], [A, A]
+      anchor, count = _choose(legal, chance)
+      misses += jnp.where(exists, _misses(count / self._cells_tried, luck), 0)
       legal &= apart[anchor] | ~exists
-      return (legal, placed & (found | ~exists)), anchor
+      return (legal, misses), anchor
 
     kind = np.minimum(np.arange(self._max_objects), 1)
-    (_, placed), anchors = jax.lax.scan(
+    (_, misses), anchors = jax.lax.scan(
         place,
-        (jnp.ones([self._anchors.size], bool), jnp.bool_(True)),
-        (exists, uniform[:-1], jnp.asarray(self._apart[kind])),
+        (jnp.ones([self._anchors.size], bool), jnp.float32(0)),
+        (exists, uniform[:-1], luck[:-1], jnp.asarray(self._apart[kind])),
     )
     cells = jnp.where(
         exists, jnp.asarray(self._anchors)[anchors], side * side
@@ -368,8 +386,10 @@ class BoxWorld(environment.Environment):
     grid = grid.at[cells].set(content, mode="drop")
     grid = grid.at[cells[1:] + 1].set(lock[1:], mode="drop")
     free = jnp.asarray(self._starts.reshape(-1)) & (grid == _EMPTY)
-    agent, _ = _choose(free, uniform[-1])
-    return placed, _first_state(key, grid.reshape(side, side), agent)
+    agent, count = _choose(free, uniform[-1])
+    misses += _misses(count / self._starts.sum(), luck[-1])
+    state = _first_state(key, grid.reshape(side, side), agent)
+    return misses <= _MAX_MISSES, state
 
   def _sample_objects(
       self, key: jax.Array
@@ -580,9 +600,23 @@ def _choose(mask: jax.Array, chance: jax.Array) -> tuple[jax.Array, jax.Array]:
     chance: float32 [].
 
   Returns:
-    The index of the element, int32 [], and whether there was any.
+    The index of the element and how many there are, int32 [].
   """
   count = jnp.cumsum(jnp.int32(mask))
   rank = jnp.int32(chance * jnp.float32(count[-1]))
   index = jnp.argmax(count > rank)
-  return index.astype(jnp.int32), count[-1] > 0
+  return index.astype(jnp.int32), count[-1]
+
+
+def _misses(share: jax.Array, luck: jax.Array) -> jax.Array:
+  """Returns how many of random tries come before the first hit.
+
+  Args:
+    share: the probability of a hit, float32 [].
+    luck: uniform in [0, 1), float32 [].
+
+  Returns:
+    A number of the geometric distribution, float32 []; infinite for none.
+  """
+  tries = jnp.floor(jnp.log1p(-luck) / jnp.log1p(-share))
+  return jnp.where(share > 0, tries, jnp.inf)

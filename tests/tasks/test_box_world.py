@@ -407,6 +407,58 @@ def test_position_is_parsed_back_with_the_key_in_the_hand():
   np.testing.assert_array_equal(again.key, jax.random.PRNGKey(4))
 
 
+def tried_at_random(rng, env):
+  """Draws a level's numbers and places its objects as the original does.
+
+  Returns:
+    How many boxes are on the way and how many branches there are, of the first
+    level that is not given up.
+  """
+  side = env.grid_size + 2
+  while True:
+    length = rng.choice(env.solution_length)
+    forward = rng.choice(env.num_forward)
+    free = np.zeros([side, side], bool)
+    free[1:-1, 1:-1] = True
+    misses = 0
+    for i in range(1 + length + forward):
+      while misses <= 200:
+        r, c = rng.integers(2, side - 2), rng.integers(1, side - 4)
+        if free[r - 1 : r + 2, c - 1 : c + 3].all():
+          free[r, c : c + 1 + (i > 0)] = False
+          break
+        misses += 1
+    while misses <= 200:
+      if free[rng.integers(2, side - 2), rng.integers(1, side - 2)]:
+        return length, forward
+      misses += 1
+
+
+def test_large_levels_are_given_up_as_often_as_in_the_original():
+  settings = dict(grid_size=9, solution_length=[1, 5], num_forward=[0, 1])
+  number, rng = 2000, np.random.default_rng(0)
+  env, states = sample_levels(number, **settings)
+  locks = states.grid >= box_world.LOCK
+  ends = states.grid >= box_world.DISTRACTOR
+  forward, length = ends.sum((1, 2)), (locks & ~ends).sum((1, 2))
+  expected = np.array([tried_at_random(rng, env) for _ in range(number)])
+  for values, least, most in (((1, 0), 0.28, 0.38), ((5, 1), 0.1, 0.18)):
+    share = np.mean((expected == values).all(1))
+    assert least < share < most  # Not 1/4, of those that are given up too.
+    error = (share * (1 - share) / number) ** 0.5
+    found = (length == values[0]) & (forward == values[1])
+    rollouts.assert_same_mean(found, share, error)
+
+
+def test_as_many_boxes_as_colours():
+  env, states = sample_levels(
+      2, grid_size=24, solution_length=[20], num_forward=[0]
+  )
+  assert all(
+      box_world_solver.solve(env.to_text(index(states, i))) for i in range(2)
+  )
+
+
 def test_other_sizes():
   env, states = sample_levels(
       64, grid_size=6, solution_length=[1], num_forward=[0], view="full"
@@ -450,6 +502,7 @@ def test_render_marks_the_window():
         ({"grid_size": -3}, "grid_size must be at least 1, got -3"),
         ({"grid_size": 3}, "grid_size 3 is too small for 10 boxes"),
         ({"grid_size": 8}, "grid_size 8 is too small for 10 boxes"),
+        ({"solution_length": [21]}, r"solution_length.* up to 20, .*\[21\]"),
         ({"solution_length": [19]}, "solution_length up to 19 leaves 0"),
         ({"solution_length": [5], "branch_length": 15}, "leaves 14"),
     ],
