@@ -116,10 +116,11 @@ class BoxWorld(environment.Environment):
   shuffled; the loose key is k_1, box i on the way to the gem has lock k_i and
   content k_{i+1}, or the gem if i = L. Each of F distractor branches begins
   with a lock of a uniform k_i, i <= L, and holds a uniform k_j, L < j < 20;
-  further boxes of a branch are opened by what the box before them holds, and none holds
-  a colour again (in the original the third and later ones may). Objects are
-  placed one after the other, uniformly where they touch neither another one,
-  not even at a corner, nor the wall; at last the agent, where nothing is.
+  further boxes of a branch are opened by what the box before them holds, and
+  none holds a colour again (in the original the third and later ones may).
+  Objects are placed one after the other, uniformly where they touch neither
+  another one, not even at a corner, nor the wall; at last the agent, where
+  nothing is.
 
   The original tries cells at random, and after 200 in vain it draws another
   level, so that the largest are a little rarer: of those with 5 boxes and 5
