@@ -701,8 +701,20 @@ _MAX_CHARACTERS = 8 * (len(_HASH_FACTORS) - 1)  # The last mixes the sum.
 
 
 def split_of(program: str) -> str:
-  """Returns which of `SPLITS` a program belongs to."""
+  """Returns which of `SPLITS` a program belongs to.
+
+  Args:
+    program: its text.
+
+  Raises:
+    ValueError: if it is longer than any that is drawn.
+  """
   data = program.encode()
+  if len(data) > _MAX_CHARACTERS:
+    raise ValueError(
+        f"program must be of at most {_MAX_CHARACTERS:,} characters, got "
+        f"{len(data):,}."
+    )
   data += bytes(-len(data) % 8)
   return SPLITS[_splits(np.frombuffer(data, np.uint8)[None])[0]]
 

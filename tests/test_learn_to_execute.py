@@ -277,6 +277,12 @@ def test_split_sizes():
     assert abs(splits[split] / 20_000 - share) < error
 
 
+def test_split_of_too_long_a_program():
+  assert lte.split_of("1" * 2040) in lte.SPLITS
+  with pytest.raises(ValueError, match="at most 2,040 characters, got 2,041"):
+    lte.split_of("1" * 2041)
+
+
 def test_split_does_not_depend_on_the_setting():
   """A short program is in the same split whatever room there is for others."""
   _, programs, _ = draw(
