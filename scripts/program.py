@@ -71,7 +71,7 @@ def run(
       left = parse(argv)
       if len(left) > 1 and not takes_arguments:
         raise UsageError(f"{left[1]!r} is not a flag")
-    except (flags.Error, Failure, OSError) as error:
+    except (flags.Error, Failure, OSError, UnicodeDecodeError) as error:
       _exit(error, 2)
     return left
 
@@ -92,5 +92,6 @@ def run(
 
 def _exit(error: BaseException, status: int) -> NoReturn:
   name = pathlib.Path(sys.argv[0]).stem
-  print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+  with contextlib.suppress(BrokenPipeError):  # Ctrl-C ended `| tee` too.
+    print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
   sys.exit(status)

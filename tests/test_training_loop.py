@@ -260,6 +260,37 @@ def test_parameters_that_a_checkpoint_does_not_give_back(tmp_path, params):
   assert steps_of(tmp_path) == []
 
 
+def test_parameters_whose_names_are_no_strings(tmp_path):
+  def init():
+    params = {"a": {0: jnp.ones([2])}}
+    return training.init_state(params, optax.sgd(0.1), jax.random.key(0))
+
+  with pytest.raises(ValueError, match=r"strings for names, got \[0\]"):
+    training.train(
+        tmp_path,
+        init,
+        None,
+        None,
+        training.DataParallel("jit"),
+        training.Schedule(1),
+    )
+  assert steps_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a\\b", "a**b"])
+def test_a_directory_in_which_checkpoints_would_be_lost(tmp_path, name):
+  with pytest.raises(training.CheckpointError, match="must have no .*, got /"):
+    train(tmp_path / name / "run", 1)
+
+
+def test_figures_wait_on_the_device_in_bounded_number(
+    tmp_path, unbroken, monkeypatch
+):
+  monkeypatch.setattr(training.loop, "_MAX_PENDING", 4)
+  train(tmp_path, STEPS)
+  assert_same_run(tmp_path, unbroken)
+
+
 def test_fewer_steps_than_are_done_are_refused(tmp_path, unbroken):
   """The flags and the last figures of the longer run stay as they are."""
   train(tmp_path, STEPS)
@@ -383,6 +414,30 @@ def test_a_signal_saves_and_says_how_to_go_on(
   ]
   train(tmp_path, STEPS)
   assert_same_run(tmp_path, unbroken)
+
+
+def test_a_signal_at_a_report_and_then_a_kill(tmp_path, unbroken):
+  """The report that the second run makes is made once more by the third."""
+  with pytest.raises(training.Interrupted):
+    train(tmp_path, STEPS, before=send(signal.SIGTERM, 9))
+  assert records_of(tmp_path) == [] and steps_of(tmp_path) == [10]
+  with pytest.raises(RuntimeError, match="crash"):
+    train(tmp_path, STEPS, before=fail(12))
+  assert [record["step"] for record in records_of(tmp_path)] == [10]
+  train(tmp_path, STEPS)
+  assert_same_run(tmp_path, unbroken)
+
+
+def test_a_signal_when_nobody_reads_the_errors(tmp_path, monkeypatch):
+  """Ctrl-C ends `tee` behind the pipe too."""
+
+  def write(*_):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(os, "write", write)
+  with pytest.raises(training.Interrupted):
+    train(tmp_path, STEPS, before=send(signal.SIGINT, 17))
+  assert steps_of(tmp_path) == [15, 18]
 
 
 def test_a_signal_from_elsewhere(tmp_path, unbroken):

@@ -35,8 +35,17 @@ class Checkpointer:
 
     Args:
       workdir: the run's directory, which no other run may be using.
+
+    Raises:
+      CheckpointError: if orbax would lose checkpoints there.
     """
     self._directory = pathlib.Path(workdir).absolute() / _DIRECTORY
+    # It looks with glob for what it has written, and only warns if that fails.
+    if any(mark in str(self._directory) for mark in ("[", "\\", "**")):
+      raise CheckpointError(
+          r"a working directory must have no [, \ or ** in its path, got "
+          f"{pathlib.Path(workdir).absolute()}"
+      )
     self._directory.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
         self._directory,

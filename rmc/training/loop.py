@@ -26,6 +26,8 @@ from rmc.training.update import TrainState, to_numpy
 
 # Figures that the update makes for the loop, not for a report.
 _FINITE = "finite"
+# Updates whose figures the device holds at most.
+_MAX_PENDING = 1000
 
 
 class NonFiniteError(Exception):
@@ -203,7 +205,9 @@ def train(
       write_text(workdir / "flags.txt", flagfile)
       if step < schedule.num_steps:  # That of a shorter run.
         (workdir / "summary.json").unlink(missing_ok=True)
-      log = stack.enter_context(contextlib.closing(MetricsLog(workdir, step)))
+      # Means that wait: the step's report came after the checkpoint, if at all.
+      told = step - bool(means.count + means.skipped)
+      log = stack.enter_context(contextlib.closing(MetricsLog(workdir, told)))
 
     multihost.on_leader(open_run)
     state = to_numpy(init())
@@ -299,6 +303,8 @@ def train(
         )
       if schedule.is_report(step):
         report()
+      if len(pending) == _MAX_PENDING:
+        absorb()
       if schedule.is_checkpoint(step) or step == schedule.num_steps:
         save()
     if not schedule.is_report(step) or (
@@ -334,6 +340,12 @@ def _check_params(params: Any):
   if isinstance(params, (dict, list)):
     for part in params.values() if isinstance(params, dict) else params:
       _check_params(part)
+    names = params if isinstance(params, dict) else ()
+    if not all(isinstance(name, str) for name in names):
+      raise ValueError(
+          f"params must have strings for names, got {[*names]}: a checkpoint "
+          "holds no others."
+      )
   elif not jax.tree_util.all_leaves([params]):
     raise ValueError(
         "params must be a nest of dicts and lists, which a checkpoint can "
@@ -413,7 +425,8 @@ def _stop_signals() -> Iterator[list[int]]:
     received.append(signum)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Not print, which fails if the signal came in the middle of another.
-    os.write(2, b"stopping after this step; once more to stop now\n")
+    with contextlib.suppress(OSError):  # As of a pipe to what has ended too.
+      os.write(2, b"stopping after this step; once more to stop now\n")
     if jax.process_count() > 1:
       os.kill(os.getpid(), signal.SIGTERM)
 
