@@ -223,6 +223,29 @@ def test_buffers_are_donated_and_fetched_states_stay(num_devices, mode):
 
 
 @pytest.mark.parametrize(
+    "num_devices,mode", [(1, "jit"), (1, "pmap"), (8, "pmap"), (8, "jit")]
+)
+def test_an_update_is_compiled_once(num_devices, mode, caplog):
+  """What it returns, the carry too, lies as what `place_state` makes."""
+  parallel = tiny_training.parallel(num_devices, mode)
+  update = parallel.make_update(
+      functools.partial(tiny_training.loss_fn), tiny_training.optimizer()
+  )
+  state = parallel.place_state(training.to_numpy(tiny_training.init()))
+  batch = parallel.place_batch({
+      "indices": parallel.local_indices(tiny_training.BATCH_SIZE),
+      "scale": np.ones([tiny_training.BATCH_SIZE], np.float32),
+  })
+  with jax.log_compiles(), caplog.at_level("WARNING"):
+    state, _ = update(state, batch)
+    assert "Finished XLA compilation" in caplog.text
+    caplog.clear()
+    for _ in range(2):
+      state, _ = update(state, batch)
+  assert "Finished XLA compilation" not in caplog.text
+
+
+@pytest.mark.parametrize(
     "num_devices,mode", [(1, "jit"), (8, "pmap"), (8, "jit")]
 )
 def test_a_step_asks_nothing_of_the_host(num_devices, mode):

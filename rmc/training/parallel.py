@@ -116,9 +116,14 @@ class DataParallel:
     key = jax.device_put(state.key, self._replicated)
     rest = state._replace(carry=None, key=None)
     rest = jax.device_put(rest, self._replicated)
-    return rest._replace(
-        carry=self.place_batch(share), key=jax.random.wrap_key_data(key)
+    # As the update returns it: left to `pmap`, it would be compiled once more.
+    carry = jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(
+            self._split, self._by_device(x) if self.mode == "pmap" else x
+        ),
+        share,
     )
+    return rest._replace(carry=carry, key=jax.random.wrap_key_data(key))
 
   def fetch_state(self, state: TrainState) -> TrainState:
     """Returns a state as NumPy arrays, with the carry of all examples."""
