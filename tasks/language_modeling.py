@@ -36,6 +36,7 @@ import itertools
 import os
 import pathlib
 import re
+import shutil
 import sys
 from typing import Any, NamedTuple
 import zlib
@@ -384,15 +385,17 @@ class LanguageModeling(ShardBasedBuilder):
 
   def prepare(self):
     """Tokenises the corpus, unless that has been done or another does it."""
-    if self.data_path.exists():
-      return
-    with self._lock():
-      if self.data_path.exists():  # Another was faster.
-        self.info.read_from_directory(self.data_path)
-        return
-      self._counted = self._count()  # Finds wrong files before it writes.
-      with contextlib.redirect_stdout(sys.stderr):
-        self.download_and_prepare()
+    if not self.data_path.exists():
+      with self._lock():
+        if not self.data_path.exists():
+          for left in self.data_path.parent.glob("incomplete.*"):
+            shutil.rmtree(left)  # By a run that was killed.
+          self._counted = self._count()  # Finds wrong files before it writes.
+          with contextlib.redirect_stdout(sys.stderr):
+            self.download_and_prepare()
+          return
+    with self._damage_named():  # Another may have been faster.
+      self.info.read_from_directory(self.data_path)
 
   def read(self) -> Corpus:
     """Returns the tokenised corpus."""
@@ -413,20 +416,27 @@ class LanguageModeling(ShardBasedBuilder):
     """Says what to do about tokenised files that cannot be read."""
     try:
       yield
-    except (OSError, MemoryError):
+    except MemoryError:
       raise
     except Exception as error:  # Of many kinds: JSON, protobuf, array_record.
       raise ValueError(
-          f"data_dir: {self.data_path} is damaged ({error}). Remove that "
-          "folder, and the corpus is tokenised anew."
+          f"data_dir: {self.data_path} cannot be read ({error}). If it is "
+          "damaged, remove that folder, and the corpus is tokenised anew."
       ) from error
 
   @contextlib.contextmanager
   def _lock(self) -> Iterator[None]:
     """Waits until nobody else tokenises this corpus here."""
     folder = self.data_path.parents[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".{self.name}.lock").open("w") as file:
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      file = (folder / f".{self.name}.lock").open("w")
+    except OSError as error:
+      raise ValueError(
+          f"data_dir must be a directory that can be written to, got {folder}: "
+          f"{error.strerror}."
+      ) from error
+    with file:
       fcntl.flock(file, fcntl.LOCK_EX)
       yield
 

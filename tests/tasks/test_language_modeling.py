@@ -353,6 +353,33 @@ def test_wikitext2(tmp_path):
     load("wikitext103", WIKITEXT2, str(tmp_path))
 
 
+def test_another_tokenises_meanwhile(tmp_path, monkeypatch):
+  """Between looking for the tokens and opening them."""
+  folder = write(tmp_path / "files", a__txt="a b c d\n" * 20)
+  arguments = ("text", str(folder), str(tmp_path / "data"))
+  init = language_modeling.LanguageModeling.__init__
+
+  def look_and_wait(self, *args):
+    monkeypatch.undo()
+    init(self, *args)
+    load(*arguments)
+
+  monkeypatch.setattr(
+      language_modeling.LanguageModeling, "__init__", look_and_wait
+  )
+  assert words_of(load(*arguments), "test")
+
+
+def test_what_a_kill_left_is_cleared_away(tmp_path):
+  folder = write(tmp_path / "files", a__txt="a b c d\n" * 20)
+  arguments = ("text", str(folder), str(tmp_path / "data"))
+  load(*arguments)
+  (done,) = tmp_path.glob("data/text_*/1.*")
+  done.rename(done.with_name(f"incomplete.ABCDEF_{done.name}"))
+  load(*arguments)
+  assert [path.name for path in done.parent.iterdir()] == [done.name]
+
+
 class TestWrongFiles:
   @pytest.mark.parametrize("corpus", ["text", "wikitext103", "gigaword"])
   @pytest.mark.parametrize("folder", [None, "no/such/folder"])
@@ -419,10 +446,16 @@ class TestWrongFiles:
     load("text", str(folder), str(data_dir))
     for path in [*data_dir.glob(f"text_*/*/{pattern}")]:
       path.unlink() if data is None else path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"data_dir: .* is damaged \(.*\)\. R"):
+    with pytest.raises(ValueError, match=r"data_dir: .* cannot be read \(.*\)"):
       load("text", str(folder), str(data_dir))
     shutil.rmtree(data_dir)
     load("text", str(folder), str(data_dir))
+
+  @pytest.mark.parametrize("data_dir", ["/dev/null", "/proc/none"])
+  def test_data_dir(self, data_dir):
+    message = f"data_dir must be a directory that can .*, got {data_dir}: "
+    with pytest.raises(ValueError, match=message):
+      load("python", None, data_dir)
 
   def test_encoding(self, tmp_path):
     folder = write(tmp_path / "files", train__txt="a", valid__txt="a")
