@@ -120,13 +120,20 @@ flags.DEFINE_integer(
     0,
     "Updates in which the learning rate rises from 0, linearly.",
     lower_bound=0,
+    upper_bound=2**31 - 1,  # optax counts no further.
 )
 flags.DEFINE_float(
     "lr_decay_rate",
     1.0,
     "Factor of the learning rate over --lr_decay_steps updates, exponential.",
 )
-flags.DEFINE_integer("lr_decay_steps", 10_000, "See above.", lower_bound=1)
+flags.DEFINE_integer(
+    "lr_decay_steps",
+    10_000,
+    "See above.",
+    lower_bound=1,
+    upper_bound=2**31 - 1,
+)
 flags.DEFINE_float(
     "min_learning_rate", 0.0, "The decay stops here.", lower_bound=0.0
 )
@@ -478,7 +485,8 @@ def _parse(argv: list[str]) -> list[str]:
   saved = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
   if FLAGS.workdir and FLAGS.mode == "eval" and saved.is_file():
     try:
-      left = FLAGS([argv[0], f"--flagfile={saved}", *argv[1:]])
+      # Absolute, since absl has its own view of ~.
+      left = FLAGS([argv[0], f"--flagfile={saved.absolute()}", *argv[1:]])
     except flags.UnrecognizedFlagError as error:  # Not in argv, parsed before.
       raise UsageError(
           f"--workdir={FLAGS.workdir} must be of a run of this program, which "

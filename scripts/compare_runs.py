@@ -161,7 +161,9 @@ def _show(summaries: list[dict[str, Any]], name: str) -> str:
   mean = statistics.mean(values)
   text = f"{mean:,.0f}" if abs(mean) >= 1000 else f"{mean:.4g}"
   if len(values) > 1 and isinstance(values[0], float):
-    error = statistics.stdev(values) / math.sqrt(len(values))
+    error = math.nan
+    if all(map(math.isfinite, values)):
+      error = statistics.stdev(values) / math.sqrt(len(values))
     text += f" ± {error:.2g}"
   return text
 

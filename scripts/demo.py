@@ -13,6 +13,7 @@ the training program draws.
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -133,6 +134,7 @@ def _train(demo: _Demo, core: str, seed: str, workdir: pathlib.Path):
       f"--workdir={workdir}",
   ]
   process = subprocess.Popen(command)
+  signal.signal(signal.SIGTERM, lambda *_: process.terminate())
   status = None
   while status is None:
     try:

@@ -105,6 +105,8 @@ def _saved_flags() -> list[str]:
 def main():
   """Evaluates."""
   agent, params, step = load_agent()
+  path = pathlib.Path(FLAGS.workdir) / "evaluations.jsonl"
+  path.open("a").close()  # What cannot be written to is found before it plays.
   key = agent_flags.held_out_key(FLAGS.eval_seed)
   policies = {
       policy: describe(
@@ -131,7 +133,6 @@ def main():
         name: dict(zip(headers[2:], numbers, strict=True))
         for name, numbers in figures.items()
     }
-  path = pathlib.Path(FLAGS.workdir) / "evaluations.jsonl"
   with path.open("a", encoding="utf-8") as file:
     file.write(json.dumps(evaluation) + "\n")
 

@@ -322,9 +322,9 @@ def check_path(path: str | pathlib.Path):
 def _legend(axes: Axes):
   """Draws the legend, in lines that are no longer than the panel is wide."""
   handles, labels = axes.get_legend_handles_labels()
-  axes.legend(
-      handles, [textwrap.fill(label, 55) for label in labels], frameon=False
-  )
+  # A dollar would begin a formula.
+  texts = [textwrap.fill(label, 55).replace("$", r"\$") for label in labels]
+  axes.legend(handles, texts, frameon=False)
 
 
 def _order(value: str) -> tuple[float, str]:

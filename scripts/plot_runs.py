@@ -76,6 +76,7 @@ def main(arguments: list[str]):
     raise program.UsageError("--metric is not for --kind=unroll")
   groups = runs.group(workdirs)
   with program.usage_errors():
+    figures.check_path(FLAGS.output)
     if FLAGS.kind == "flags":
       figures.metric_by_flags(
           workdirs, FLAGS.metric, FLAGS.across, FLAGS.by, FLAGS.output

@@ -60,7 +60,13 @@ def main(arguments: list[str]):
       command = FLAGS.read_flags_from_files([*arguments, *own])
     except flags.Error as error:
       raise program.UsageError(str(error)) from error
-    runs[pathlib.Path(FLAGS.sweep_dir, name)] = command
+    workdir = pathlib.Path(FLAGS.sweep_dir, name)
+    if workdir in runs:
+      raise program.UsageError(
+          f"--vary={settings} would be another run in {workdir}: values that "
+          "differ in / and _ alone have the same name"
+      )
+    runs[workdir] = command
 
   job = itertools.count()
   with (

@@ -136,6 +136,12 @@ def test_learning_curve_is_a_picture(tmp_path):
   assert (workdir / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_name_with_dollars_is_no_formula(tmp_path):
+  workdir = make_run(tmp_path / "x$^$y" / "run", 0, [0.2, 0.4])
+  figures.learning_curves({"x$^$y": [workdir]}, "accuracy", tmp_path / "c.png")
+  assert (tmp_path / "c.png").exists()
+
+
 def test_missing_metric(tmp_path):
   workdir = make_run(tmp_path / "a", 0, [0.2])
   with pytest.raises(ValueError, match="no report of 'loss'.*accuracy"):
@@ -153,6 +159,10 @@ def test_plot_runs(tmp_path):
   result = run("scripts.plot_runs", *runs, f"--output={output}", *options)
   assert result.returncode == 0, result.stderr
   assert output.read_bytes()[:4] == b"\x89PNG"
+
+  result = run("scripts.plot_runs", *runs, "--output=no/such/folder.png")
+  assert result.returncode == 2
+  assert "in a folder that exists" in result.stderr
 
   result = run("scripts.plot_runs", tmp_path / "nothing")
   assert result.returncode == 2

@@ -1,6 +1,7 @@
 """The sweep runner and the table of runs."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -186,6 +187,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(sweep, tmp_path):
         (("--vary=seed=0", "--reach=accuracy"), "must be FIGURE:VALUE"),
         (("--vary=seed=0", "--reach=accuracy:nan"), "must be FIGURE:VALUE"),
         (("--jobs=0",), "jobs"),
+        (("--vary=name=a/b|a_b",), "values that differ in / and _ alone"),
     ],
 )
 def test_wrong_flags(sweep, arguments, message):
@@ -222,6 +224,18 @@ def test_a_run_that_never_reaches_it_is_counted(tmp_path):
   assert done.stderr == ""
   assert "| 2 (1 of 2)" in done.stdout and "| 4 (1 of 2)" in done.stdout
   assert "| cpu " in done.stdout
+
+
+def test_a_figure_that_is_infinite(tmp_path):
+  """As the perplexity of a run that diverged."""
+  for seed, loss in enumerate([math.inf, 2.5]):
+    workdir = tmp_path / str(seed)
+    workdir.mkdir()
+    (workdir / "flags.txt").write_text(f"--core=rmc\n--seed={seed}\n")
+    record = {"step": 3, "wall_seconds": 2.0, "loss": loss}
+    (workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+  workdirs = [tmp_path / "0", tmp_path / "1"]
+  assert "| inf ± nan" in compare_runs.table(workdirs, ["loss"], [])
 
 
 def test_what_cannot_be_compared(tmp_path):
