@@ -99,8 +99,19 @@ def test_example_of_sonnets_variables():
   assert names["output"].shape == (2, 1024)
 
 
+def test_return_of_a_random_policy():
+  page = "results/reinforcement_learning/mini_pacman/README.md"
+  (names,) = run_examples(page)
+  returns = names["returns"]
+  assert f"A random policy has {returns.mean():.1f} " in PAGES[page]
+  assert f" ± {returns.std() / returns.size**0.5:.1f}, by" in PAGES[page]
+
+
 def test_all_examples_are_tested():
-  tested = {"README.md"} | {
+  tested = {
+      "README.md",
+      "results/reinforcement_learning/mini_pacman/README.md",
+  } | {
       f"docs/{name}.md"
       for name in (
           "quick_start", "agents", "own_agent", "devices", "sonnet_weights"
