@@ -63,8 +63,8 @@ def main(arguments: list[str]):
     workdir = pathlib.Path(FLAGS.sweep_dir, name)
     if workdir in runs:
       raise program.UsageError(
-          f"--vary={settings} would be another run in {workdir}: values that "
-          "differ in / and _ alone have the same name"
+          f"--vary: {own} would be a second run in {workdir}; settings must "
+          "differ in more than / and _"
       )
     runs[workdir] = command
 

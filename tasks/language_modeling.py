@@ -393,9 +393,9 @@ class LanguageModeling(ShardBasedBuilder):
           self._counted = self._count()  # Finds wrong files before it writes.
           with contextlib.redirect_stdout(sys.stderr):
             self.download_and_prepare()
-          return
-    with self._damage_named():  # Another may have been faster.
-      self.info.read_from_directory(self.data_path)
+    if not self.info.initialized:  # Another was faster.
+      with self._damage_named():
+        self.info.read_from_directory(self.data_path)
 
   def read(self) -> Corpus:
     """Returns the tokenised corpus."""

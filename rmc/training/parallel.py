@@ -91,11 +91,10 @@ class DataParallel:
     Returns:
       What the compiled update takes.
     """
-    if self.mode == "pmap":
-      return jax.tree.map(self._by_device, batch)
+    by_device = self._by_device if self.mode == "pmap" else np.asarray
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(
-            self._split, np.asarray(x)
+            self._split, by_device(x)
         ),
         batch,
     )
@@ -116,14 +115,9 @@ class DataParallel:
     key = jax.device_put(state.key, self._replicated)
     rest = state._replace(carry=None, key=None)
     rest = jax.device_put(rest, self._replicated)
-    # As the update returns it: left to `pmap`, it would be compiled once more.
-    carry = jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(
-            self._split, self._by_device(x) if self.mode == "pmap" else x
-        ),
-        share,
+    return rest._replace(
+        carry=self.place_batch(share), key=jax.random.wrap_key_data(key)
     )
-    return rest._replace(carry=carry, key=jax.random.wrap_key_data(key))
 
   def fetch_state(self, state: TrainState) -> TrainState:
     """Returns a state as NumPy arrays, with the carry of all examples."""
@@ -192,14 +186,12 @@ class DataParallel:
     num_devices = len(self._local_devices)
     return np.reshape(x, (num_devices, -1, *np.shape(x)[1:]))  # [D, B / D, ...]
 
-  def _fetch_share(self, x: jax.Array | np.ndarray) -> np.ndarray:
+  def _fetch_share(self, x: jax.Array) -> np.ndarray:
     """Returns this process's share of an array that is split over devices."""
-    share = x
-    if isinstance(x, jax.Array):  # `_by_device` left it to the first update.
-      shards = sorted(
-          x.addressable_shards, key=lambda shard: shard.index[0].start or 0
-      )
-      share = np.concatenate([np.asarray(shard.data) for shard in shards])
+    shards = sorted(
+        x.addressable_shards, key=lambda shard: shard.index[0].start or 0
+    )
+    share = np.concatenate([np.asarray(shard.data) for shard in shards])
     if self.mode == "pmap":
       share = np.reshape(share, (-1, *share.shape[2:]))
     return share

@@ -450,6 +450,14 @@ def test_large_levels_are_given_up_as_often_as_in_the_original():
     rollouts.assert_same_mean(found, share, error)
 
 
+def test_share_of_the_largest_levels_that_is_given_up():
+  """What the class's docstring says of it."""
+  env = box_world.BoxWorld(solution_length=[5], num_forward=[5])
+  accepted = jax.jit(jax.vmap(lambda key: env._sample_episode(key, 0, ())[0]))
+  keys = jax.random.split(jax.random.key(3), 8192)
+  rollouts.assert_same_mean(~accepted(keys), 0.12, error=0, rounding=0.005)
+
+
 def test_as_many_boxes_as_colours():
   env, states = sample_levels(
       2, grid_size=24, solution_length=[20], num_forward=[0]
