@@ -7,10 +7,14 @@ Glossary of shapes:
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
 import haiku as hk
+
+# Haiku has no public way to ask which interceptor comes last.
+from haiku._src.module import interceptor_stack
 import jax
 import jax.extend.core
 import jax.numpy as jnp
@@ -44,7 +48,8 @@ def dynamic_unroll(
   kept until the end. So it is done for those `hk.Linear` for which they are
   small, per step, next to the accumulator: :math:`6 M (K + N) < K N`; and only
   if the weight is used as it is, not cast, for instance, by a policy, and in
-  the step itself, not in a loop or a `jax.vmap` inside it.
+  the step itself, not in a loop or a `jax.vmap` inside it, nor under an
+  interceptor that the step sets up, which may change the rows or the product.
 
   Args:
     step: calls modules made outside it, which keep no state in Haiku.
@@ -82,6 +87,7 @@ def dynamic_unroll(
           len(args) != 1
           or kwargs
           or weight is None
+          or interceptor_stack.peek() is not intercept
           or _trace_level() != level
           or hk.get_parameter("w", weight.shape) is not weight
           or not _is_worth_it(args[0].shape, weight.shape)
@@ -89,7 +95,7 @@ def dynamic_unroll(
         return next_call(*args, **kwargs)
       if weights is None:
         y = next_call(*args)
-        calls.append((name, _shape(y)))
+        calls.append((name, jax.ShapeDtypeStruct(y.shape, y.dtype)))
         return y
 
       def getter(next_getter, value, context):
@@ -104,7 +110,7 @@ def dynamic_unroll(
       return *hk.transform(step).apply(params, key, inputs, state), rows
 
   params, inputs = hk.get_params(), (keys, inputs)
-  first = jax.tree.map(lambda x: _shape(x[0]), inputs)
+  first = jax.tree.map(lambda x: x[0], inputs)
   jax.eval_shape(pure_step, params, None, [], first, initial_state)
   shapes = [shape for _, shape in calls]
 
@@ -162,9 +168,10 @@ def dynamic_unroll(
     taps, params, *others = vjp(cotangents)
     params = {name: dict(bundle) for name, bundle in params.items()}
     for (name, _), x, y in zip(calls, rows, taps, strict=True):
-      x, y = (jax.lax.collapse(z, 0, z.ndim - 1) for z in (x, y))
-      grad = jnp.matmul(x.T, y, precision=precision)
-      params[name]["w"] += grad.astype(params[name]["w"].dtype)
+      # Rows are not merged: their batch may be split over devices.
+      product = functools.partial(jnp.matmul, x, precision=precision)
+      (grad,) = jax.linear_transpose(product, params[name]["w"])(y)
+      params[name]["w"] += grad
     return params, *others
 
   unrolled.defvjp(forward, backward)
@@ -181,8 +188,6 @@ def _trace_level() -> Any:
 
 def _is_worth_it(inputs: tuple[int, ...], weight: tuple[int, ...]) -> bool:
   """Returns whether the operands of a gradient are small, next to it."""
+  if not all(isinstance(size, int) for size in inputs):
+    return False  # A symbol of `jax.export`.
   return 6 * math.prod(inputs[:-1]) * sum(weight) < math.prod(weight)
-
-
-def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(x.shape, x.dtype)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from rmc import _checks
 from rmc.relational_memory import StepInfo
 from rmc.softmax import AdaptiveSoftmax, Softmax
-from rmc.unroll import unroll
+from rmc.unroll import over_steps, unroll
 
 
 class SequenceClassifier(hk.Module):
@@ -483,8 +483,11 @@ class ActorCritic(hk.Module):
     Returns:
       Logits of the policy, `[T, B, A]`, and values, `[T, B]`; and the core's
       state after the last step.
+
+    Raises:
+      ValueError: if the observations are not of a floating type.
     """
-    inputs = hk.BatchApply(self._torso)(observations)  # [T, B, ...]
+    inputs = over_steps(self._torso, observations)  # [T, B, ...]
     outputs, state = unroll(
         self._core,
         inputs,
@@ -492,7 +495,7 @@ class ActorCritic(hk.Module):
         should_reset=should_reset,
         **self._unroll_options,
     )
-    return hk.BatchApply(self._heads)(outputs), state
+    return over_steps(self._heads, outputs), state
 
   def step(
       self, observation: jax.Array, state: Any, should_reset: jax.Array
@@ -527,6 +530,11 @@ class ActorCritic(hk.Module):
 
   def _torso(self, images: jax.Array) -> jax.Array:
     """Returns the core's input for images `[B, height, width, channels]`."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+      raise ValueError(
+          f"observations must be of a floating type, got {images.dtype}; scale "
+          "pixels first, to be from 0 to 1, say."
+      )
     x = images
     for convolution in self._convolutions:
       x = jax.nn.relu(convolution(x))

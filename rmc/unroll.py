@@ -136,10 +136,10 @@ def unroll(
     take_step = core
     if hoists:
       take_step = core.advance
-      precompute = core.precompute
       if batched:
-        precompute = hk.BatchApply(precompute)
-      inputs = precompute(inputs)
+        inputs = over_steps(core.precompute, inputs)
+      else:
+        inputs = core.precompute(inputs)
 
     def step(inputs, state):
       inputs, should_reset, running = inputs
@@ -171,6 +171,25 @@ def unroll(
     outputs = _swap_time(outputs)
     states = _swap_time(states) if return_all_states else states
   return outputs, states
+
+
+def over_steps(function: Callable[[Any], Any], inputs: Any) -> Any:
+  """Applies a function of `[B, ...]` to all steps at once.
+
+  They are merged batch first. Where a compiler splits the batch over devices,
+  so are the merged rows; with the steps first, as `hk.BatchApply` would have
+  them, each device would gather and do them all.
+
+  Args:
+    function: takes and returns nests of `[B * T, ...]`, row by row.
+    inputs: a nest of `[T, B, ...]`.
+
+  Returns:
+    A nest of `[T, B, ...]`.
+  """
+  swap = functools.partial(jnp.swapaxes, axis1=0, axis2=1)
+  results = hk.BatchApply(function)(jax.tree.map(swap, inputs))
+  return jax.tree.map(swap, results)
 
 
 def _unroll_chunks(

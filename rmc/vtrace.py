@@ -80,11 +80,11 @@ def vtrace(
     clip_pg_rho: :math:`\bar\rho_{pg}`, above 0.
 
   Returns:
-    Targets and advantages, through which no gradient flows.
+    Targets and advantages; no gradient flows through them to the sequences.
 
   Raises:
-    ValueError: if shapes differ, there is no step, or a number is out of its
-      range.
+    ValueError: if shapes differ, there is no step, or a number that is not
+      traced is out of its range.
   """
   arguments = {
       "v_tm1": v_tm1,
@@ -100,10 +100,10 @@ def vtrace(
         "v_tm1, v_t, r_t, discount_t and rho_tm1 must have one shape "
         f"[T, ...] with T at least 1, got {shapes}."
     )
-  if not 0 <= lambda_ <= 1:
+  if not isinstance(lambda_, jax.core.Tracer) and not 0 <= lambda_ <= 1:
     raise ValueError(f"lambda_ must be from 0 to 1, got {lambda_}.")
   for name, value in (("clip_rho", clip_rho), ("clip_pg_rho", clip_pg_rho)):
-    if not value > 0:
+    if not isinstance(value, jax.core.Tracer) and not value > 0:
       raise ValueError(f"{name} must be above 0, got {value}.")
 
   v_tm1, v_t, r_t, discount_t, rho_tm1 = map(

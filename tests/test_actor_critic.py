@@ -153,6 +153,19 @@ def test_unroll_is_steps_with_resets(core):
   assert_close(actual, expected, atol=1e-5)
 
 
+def test_images_of_integers():
+  """Pixels are to be scaled, not embedded."""
+  pixels = images(T, B).astype(np.uint8)
+
+  def act(pixels):
+    network = make(*CORES["lstm"])
+    state = network.initial_state(B)
+    return network(pixels, state, jnp.zeros((T, B), bool))
+
+  with pytest.raises(ValueError, match="observations .* got uint8; scale"):
+    hk.transform(act).init(jax.random.key(0), pixels)
+
+
 def test_parameters():
   golden = json.loads(make_param_tree.PATH.read_text())
   assert make_param_tree.of_actor_critic() == golden["actor_critic"]

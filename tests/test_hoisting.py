@@ -227,6 +227,34 @@ class Attending(Conditioned):
     return super().initial_state(batch_size), count
 
 
+class Doubled(hk.RNNCore):
+  """Doubles what its layer puts out, by an interceptor of its own."""
+
+  def __init__(self):
+    super().__init__()
+    self._layer = hk.Linear(40, with_bias=False)
+
+  def __call__(self, inputs, state):
+    def double(next_call, args, kwargs, context):
+      output = next_call(*args, **kwargs)
+      is_layer = type(context.module) is hk.Linear
+      return 2 * output if is_layer else output
+
+    with hk.intercept_methods(double):
+      state = jnp.tanh(self._layer(state) + inputs[:, :1])
+    return state, state
+
+  def initial_state(self, batch_size):
+    return jnp.full([batch_size, 40], 0.1)
+
+
+def test_interceptors_inside_the_step():
+  network = once(Doubled)
+  assert_close(
+      gradient(network, rmc.unroll), gradient(network, hk.dynamic_unroll)
+  )
+
+
 def test_what_has_no_gradient_does_not_outlive_its_trace():
   """As a mask that an outer jit gets, or a state of integers begun anew."""
 

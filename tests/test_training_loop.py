@@ -269,6 +269,40 @@ def test_parameters_that_a_checkpoint_does_not_give_back(
   assert steps_of(tmp_path) == []
 
 
+def test_figures_of_arrays(tmp_path):
+  """Of an evaluation, a scalar of JAX or NumPy is as good as a float."""
+  figures = {"a": jnp.float32(0.5), "b": np.float32(0.25), "c": 3}
+  summary = train(tmp_path, 1, evaluate=lambda state: figures)
+  assert {name: summary[name] for name in figures} == figures
+
+
+@pytest.mark.parametrize(
+    "figures, message",
+    [
+        ({"a": np.ones(3)}, r"one number, .*got 'a' of shape \[3\]"),
+        ({"step": 1.0}, "another name than step, .*got 'step'"),
+    ],
+)
+def test_wrong_figures(tmp_path, figures, message):
+  with pytest.raises(ValueError, match=message):
+    train(tmp_path, 1, evaluate=lambda state: figures)
+
+  def update(state, batch):
+    del batch
+    return state._replace(step=state.step + 1), figures | {"finite": 1.0}
+
+  parallel = training.DataParallel("jit", jax.devices()[:1])
+  with pytest.raises(ValueError, match=message):
+    training.train(
+        tmp_path / "run",
+        lambda: training.init_state({}, optax.sgd(0.1), jax.random.key(0)),
+        update,
+        lambda step: None,
+        parallel,
+        training.Schedule(1),
+    )
+
+
 @pytest.mark.parametrize("name", ["run[1]", "a\\b", "a**b"])
 def test_a_directory_in_which_checkpoints_would_be_lost(tmp_path, name):
   with pytest.raises(training.CheckpointError, match="must have no .*, got /"):

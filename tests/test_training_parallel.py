@@ -10,6 +10,7 @@ import functools
 import haiku as hk
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 import pytest
@@ -150,6 +151,91 @@ def test_eight_devices_equal_one_float32(mode):
     assert value.dtype == other.dtype == np.float32
     largest = np.max(np.abs(value))
     assert_near(other, value, 1e-6 * largest, jax.tree_util.keystr(path))
+
+
+def agent(images, memory, resets):
+  def core():
+    return rmc.RelationalMemory(2, 8, 2, treat_input_as_matrix=True)
+
+  return rmc.ActorCritic(core, 3)(images, memory, resets)
+
+
+def memory_core(inputs, memory, resets):
+  core = rmc.RelationalMemory(2, 8, 2)
+  return rmc.unroll(core, inputs, memory, should_reset=resets)
+
+
+def lstm(inputs, state, resets):
+  core = hk.LSTM(256)  # Its weights' gradients are made after the loop.
+  return rmc.unroll(core, inputs, state, should_reset=resets)
+
+
+BATCH = 16
+NETWORKS = {
+    "agent": (agent, (5, 5, 3), np.zeros((BATCH, 2, 16), np.float32)),
+    "rmc": (memory_core, (96,), np.zeros((BATCH, 2, 16), np.float32)),
+    "lstm": (lstm, (4,), (np.zeros((BATCH, 256), np.float32),) * 2),
+}
+
+
+def loss_and_arguments(name):
+  function, features, state = NETWORKS[name]
+  transformed = hk.without_apply_rng(hk.transform(function))
+  if name == "lstm":
+    state = hk.LSTMState(*state)
+  inputs = np.ones((T, BATCH, *features), np.float32)
+  arguments = inputs, state, np.zeros((T, BATCH), bool)
+  params = transformed.init(jax.random.key(0), *arguments)
+
+  def loss(params, *arguments):
+    outputs, _ = transformed.apply(params, *arguments)
+    return sum(jnp.mean(x**2) for x in jax.tree.leaves(outputs))
+
+  return loss, (params, *arguments)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_compiler_that_splits_the_batch_splits_the_work(name):
+  """No device gathers the examples of others, or works on them."""
+  loss, arguments = loss_and_arguments(name)
+  flops = {}
+  for number in (1, 8):
+    mesh = Mesh(np.array(jax.devices()[:number]), ("devices",))
+    whole, split, split_steps = (
+        NamedSharding(mesh, PartitionSpec(*spec))
+        for spec in ((), ("devices",), (None, "devices"))
+    )
+    compiled = (
+        jax.jit(
+            jax.grad(loss),
+            in_shardings=(whole, split_steps, split, split_steps),
+            out_shardings=whole,
+        )
+        .lower(*arguments)
+        .compile()
+    )
+    assert "all-gather" not in compiled.as_text()
+    flops[number] = compiled.cost_analysis()["flops"]
+  assert flops[8] < 1.5 / 8 * flops[1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_mesh_whose_axes_are_in_the_types(name):
+  """As `jax.make_mesh` makes it; a gradient has the type of its weights."""
+  loss, (params, inputs, state, resets) = loss_and_arguments(name)
+  mesh = jax.make_mesh((8,), ("devices",), (AxisType.Explicit,))
+
+  def place(nest, *spec):
+    return jax.device_put(nest, NamedSharding(mesh, PartitionSpec(*spec)))
+
+  arguments = (
+      place(params),
+      place(inputs, None, "devices"),
+      place(state, "devices"),
+      place(resets, None, "devices"),
+  )
+  grads = jax.eval_shape(jax.jit(jax.grad(loss)), *arguments)
+  assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params)
 
 
 def test_a_forgotten_mean_is_seen(monkeypatch):

@@ -125,6 +125,13 @@ def test_skipping_changes_nothing_where_all_is_finite():
     np.testing.assert_array_equal(x, y)
 
 
+def test_to_numpy_takes_new_keys_in_one_place_alone():
+  state, _ = make()
+  state = state._replace(carry={"env": [jax.random.key(0)]})
+  with pytest.raises(ValueError, match=r"state.carry\['env'\]\[0\] .*PRNGKey"):
+    training.to_numpy(state)
+
+
 def test_to_numpy_takes_keys_of_both_kinds():
   state, _ = make()
   typed = training.to_numpy(state)

@@ -116,6 +116,18 @@ def test_no_gradient():
     assert not np.any(grad)
 
 
+def test_numbers_may_be_traced():
+  """They may be learned; a gradient reaches them, though not the values."""
+
+  def total(numbers):
+    return sum(jnp.sum(x) for x in rmc.vtrace(**sequences(), **numbers))
+
+  numbers = {"lambda_": 0.9, "clip_rho": 0.8, "clip_pg_rho": 0.7}
+  value, grads = jax.jit(jax.value_and_grad(total))(numbers)
+  np.testing.assert_allclose(value, total(numbers), rtol=1e-6)
+  assert all(grads.values())
+
+
 def test_a_sequence_without_a_batch():
   arguments = sequences()
   whole = rmc.vtrace(**arguments)

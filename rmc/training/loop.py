@@ -15,6 +15,7 @@ from typing import Any
 import haiku as hk
 import jax
 from jax.experimental import multihost_utils
+import numpy as np
 import tqdm
 
 from rmc import _checks
@@ -26,6 +27,7 @@ from rmc.training.update import TrainState, to_numpy
 
 # Figures that the update makes for the loop, not for a report.
 _FINITE = "finite"
+_OWN_NAMES = ("step", "wall_seconds", "final")  # What the loop itself records.
 # Updates whose figures the device holds at most.
 _MAX_PENDING = 1000
 
@@ -169,7 +171,8 @@ def train(
       updates, or cannot be read or written, or another run uses the directory.
     NonFiniteError: if the loss or a gradient is not finite.
     OSError: if a file cannot be written.
-    ValueError: if the parameters are not a nest of dicts and lists.
+    ValueError: if the parameters are not a nest of dicts and lists, or a figure
+      is not one number or has a name that the loop records itself.
     Interrupted: if SIGINT or SIGTERM came. The state is saved.
   """
   workdir = pathlib.Path(workdir)
@@ -238,7 +241,7 @@ def train(
       """Waits for the device and takes over its figures."""
       nonlocal pending, mark
       for i, figures in enumerate(jax.device_get(pending)):
-        figures = {name: float(value) for name, value in figures.items()}
+        figures = _numbers(figures)
         if not figures[_FINITE] and not skip_nonfinite:
           at = step - len(pending) + i + 1
           raise NonFiniteError(
@@ -260,7 +263,7 @@ def train(
         figures = summarize(step, means.count, figures)
       record = {"step": step, "wall_seconds": 0.0} | figures
       if evaluate and (extra or schedule.is_evaluation(step)):
-        record |= evaluate(state)
+        record |= _numbers(evaluate(state))
       means, mark = _Means(), time.monotonic()
       record["wall_seconds"] = round(mark - started, 3)
       multihost.on_leader(lambda: log.write(record | extra))
@@ -333,6 +336,21 @@ def train(
       return summary
 
     return multihost.on_leader(write_summary)
+
+
+def _numbers(figures: dict[str, Any]) -> dict[str, float]:
+  """Returns figures as Python's numbers, or raises a ValueError."""
+  for name, value in figures.items():
+    if name in _OWN_NAMES or np.ndim(value):
+      raise ValueError(
+          "a figure must be one number, of another name than "
+          f"{', '.join(_OWN_NAMES)}, got {name!r} of shape "
+          f"{list(np.shape(value))}."
+      )
+  return {
+      name: value if isinstance(value, int | float) else float(value)
+      for name, value in figures.items()
+  }
 
 
 def _check_params(params: Any):

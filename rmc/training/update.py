@@ -54,7 +54,7 @@ def init_state(
     optimizer: what their updates come from.
     key: the PRNG key of the training data.
     carry: what the task takes from update to update, a nest of `[B, ...]`; None
-      for nothing.
+      for nothing. Keys in it are of `jax.random.PRNGKey`.
   """
   return TrainState(
       step=jnp.zeros([], jnp.int32),
@@ -66,10 +66,27 @@ def init_state(
 
 
 def to_numpy(state: TrainState) -> TrainState:
-  """Returns a state as NumPy arrays, its key as `jax.random.key_data`."""
-  if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key):
+  """Returns a state as NumPy arrays, its key as `jax.random.key_data`.
+
+  Args:
+    state: a state; keys as of `jax.random.key` may be in `key` alone.
+
+  Raises:
+    ValueError: if there is such a key elsewhere.
+  """
+  if _is_key(state.key):
     state = state._replace(key=jax.random.key_data(state.key))
+  for path, x in jax.tree.leaves_with_path(state):
+    if _is_key(x):
+      raise ValueError(
+          f"state{jax.tree_util.keystr(path)} must be numbers, got {x.dtype}; "
+          "jax.random.PRNGKey makes a key of numbers."
+      )
   return jax.tree.map(np.asarray, state)
+
+
+def _is_key(x: Any) -> bool:
+  return jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
 
 
 def example_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
