@@ -68,7 +68,7 @@ def train_here(monkeypatch, compiled_once):
 
 
 @pytest.fixture
-def about_to_train(monkeypatch, compiled_once):
+def about_to_train(monkeypatch, tmp_path, compiled_once):
   """Returns a context in which a training program has come to where it trains.
 
   Its arguments are the program's module and flags; it yields, as attributes,
@@ -90,7 +90,7 @@ def about_to_train(monkeypatch, compiled_once):
 
     monkeypatch.setattr(common_flags, "train_or_evaluate", train)
     promotion = jax.numpy_dtype_promotion("standard")
-    with promotion, parsed("--workdir=nowhere", *arguments):
+    with promotion, parsed(f"--workdir={tmp_path}", *arguments):
       with pytest.raises(Reached):
         program.main()
       yield given
