@@ -388,12 +388,9 @@ def test_flags_reach_the_environments():
       "--view=full",
   ):
     env = train_box_world.make_environment()
-  assert (env.grid_size, env.solution_length, env.num_forward) == (
-      9,
-      (2,),
-      (0, 1),
-  )
-  assert (env.branch_length, env.max_steps, env.view) == (3, 7, "full")
+  assert (env.solution_length, env.num_forward) == ((2,), (0, 1))
+  assert (env.grid_size, env.branch_length, env.max_steps) == (9, 3, 7)
+  assert env.view == "full"
   with parsed(
       "--rules=hunt", "--encoding=planes", "--frame_cap=7", "--view=full"
   ):

@@ -444,7 +444,7 @@ def test_chunks_are_of_about_the_root_of_all_steps(steps):
 
 @pytest.mark.parametrize("name", ["lstm", "rmc"])
 def test_products_are_kept_for_the_backward_pass(name):
-  """And nothing else; with remat the step before keeps nothing."""
+  """Nothing else is; with remat, nothing at all inside a chunk."""
   inputs = DEFAULT.inputs(STEPS, BATCH)
   for remat in (False, True):
     jaxpr = jaxpr_of(unroll_of(CORES[name], remat=remat), inputs)
