@@ -442,12 +442,18 @@ def test_chunks_are_of_about_the_root_of_all_steps(steps):
   assert max(lengths) <= steps**0.5 + 2
 
 
+def unroll_function(core, *arguments, **options):
+  """Unrolls a core that is hidden in a function."""
+  return rmc.unroll(lambda x, state: core(x, state), *arguments, **options)
+
+
+@pytest.mark.parametrize("way", [rmc.unroll, unroll_function])
 @pytest.mark.parametrize("name", ["lstm", "rmc"])
-def test_products_are_kept_for_the_backward_pass(name):
+def test_products_are_kept_for_the_backward_pass(name, way):
   """Nothing else is; with remat, nothing at all inside a chunk."""
   inputs = DEFAULT.inputs(STEPS, BATCH)
   for remat in (False, True):
-    jaxpr = jaxpr_of(unroll_of(CORES[name], remat=remat), inputs)
+    jaxpr = jaxpr_of(unroll_of(CORES[name], way, remat=remat), inputs)
     policies = [
         equation.params["policy"]
         for equation in equations_of(jaxpr.jaxpr)
