@@ -1,6 +1,8 @@
 """Strict JAX for every test: no silent promotion, eight CPU devices."""
 
+import contextlib
 import os
+import types
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -63,3 +65,34 @@ def train_here(monkeypatch, compiled_once):
     return records_of(workdir)
 
   return train_here
+
+
+@pytest.fixture
+def about_to_train(monkeypatch, tmp_path, compiled_once):
+  """Returns a context in which a training program has come to where it trains.
+
+  Its arguments are the program's module and flags; it yields, as attributes,
+  what `common_flags.train_or_evaluate` would have been given.
+  """
+
+  class Reached(Exception):
+    pass
+
+  @contextlib.contextmanager
+  def about_to_train(program, *arguments):
+    given = types.SimpleNamespace()
+
+    def train(parallel, init, loss_fn, optimizer, evaluate, **options):
+      del parallel, optimizer
+      vars(given).update(init=init, loss_fn=loss_fn, evaluate=evaluate)
+      vars(given).update(options)
+      raise Reached
+
+    monkeypatch.setattr(common_flags, "train_or_evaluate", train)
+    promotion = jax.numpy_dtype_promotion("standard")
+    with promotion, parsed(f"--workdir={tmp_path}", *arguments):
+      with pytest.raises(Reached):
+        program.main()
+      yield given
+
+  return about_to_train

@@ -206,6 +206,23 @@ def test_papers_sizes():
   assert size == 92_672
 
 
+def test_default_torso():
+  """Convolutions of 12 and 24 kernels of 2 x 2, as in the paper."""
+
+  def network(observations):
+    model = rmc.ActorCritic(Echo, A, "flat")
+    return model(observations, jnp.zeros([1]), jnp.zeros([1, 1], bool))
+
+  params = jax.eval_shape(
+      hk.transform(network).init,
+      jax.random.key(0),
+      images(1, 1, shape=(5, 5, 6)),
+  )
+  for i, shape in enumerate([(2, 2, 6, 12), (2, 2, 12, 24)]):
+    assert params[f"actor_critic/~/convolution_{i}"]["w"].shape == shape
+  assert params["actor_critic/~/policy"]["w"].shape == (5 * 5 * 26, A)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -218,6 +218,23 @@ def test_parameters():
   }
 
 
+def test_a_feedforward_controller_ends_with_a_relu():
+  """What is below 0 before its last ReLU is as good as 0."""
+  options = {"controller": "feedforward"}
+  x, state = inputs(BATCH, FEATURES), start(**options)
+  fn = functools.partial(call, **options)
+  network = jax.jit(hk.without_apply_rng(hk.transform(fn)).apply)
+  params, found = draw_params(fn, x, state), []
+  layer = params["dnc/~/mlp/~/linear_0"]
+  for bias in (0.0, -1.0):
+    params["dnc/~/mlp/~/linear_0"] = {
+        "w": np.zeros_like(layer["w"]),
+        "b": np.full_like(layer["b"], bias),
+    }
+    found.append(network(params, x, state))
+  assert_close(*found, atol=0)
+
+
 def test_initial_state():
   state = start()
   assert all(not np.any(x) for x in jax.tree.leaves(state))

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rmc import training
+from rmc import StepInfo, training
 from scripts import figures, plot_runs, program, runs
+from tasks.nth_farthest import NthFarthest
 from tests.programs import ROOT, parsed, run
 
 
@@ -403,3 +405,40 @@ def test_a_curve_marks_where_stages_begin(tmp_path, monkeypatch):
   np.testing.assert_array_equal(drawn["present"], accuracies)
   np.testing.assert_array_equal(drawn["whole"], [[60, 0.7]])
   assert drawn["plateau"] == 0.25
+
+
+def test_attention_of_three_sequences(tmp_path, monkeypatch):
+  """The reference is shown last, first and in the middle; heads are averaged,
+  and the first of two blocks is drawn.
+  """
+  task = NthFarthest(3, 2)
+  weights = np.random.default_rng(0).uniform(size=(3, 3, 2, 4, 5))
+  guesses, asked, drawn = [2, 0, 1], [], []
+
+  def inspect(params, inputs):
+    del params
+    asked.append(np.asarray(inputs))
+    return np.eye(3)[guesses], StepInfo(None, None, (weights, 1 - weights))
+
+  def save(figure, path, **kwargs):
+    del path, kwargs
+    drawn.extend(figure.axes[:9])
+
+  monkeypatch.setattr(training, "load_params", lambda workdir: {})
+  monkeypatch.setattr(figures.Figure, "savefig", save)
+  figures.nth_farthest_attention(tmp_path, task, inspect, tmp_path / "a.png")
+  (inputs,) = asked
+  labels, m = inputs[..., 2:5].argmax(-1), inputs[0, :, 5:8].argmax(-1)
+  np.testing.assert_array_equal(labels[[2, 0, 1], range(3)], m)
+  for b in range(3):
+    for t, panel in enumerate(drawn[3 * b : 3 * b + 3]):
+      np.testing.assert_allclose(
+          panel.images[0].get_array(), weights[t, b].mean(axis=0)
+      )
+      shown = labels[t, b]
+      title = f"shows {shown + 1}" + (" = m" if shown == m[b] else "")
+      assert panel.get_title() == title
+    answer = int(task.answer(jnp.asarray(inputs[:, b]))) + 1
+    assert drawn[3 * b].get_ylabel() == (
+        f"m = {m[b] + 1}, answer {answer}\nnetwork says {guesses[b] + 1}"
+    )

@@ -124,6 +124,22 @@ def test_dropout_depends_on_the_example_alone(which):
   np.testing.assert_array_equal(without, none)
 
 
+def test_the_two_dropouts(monkeypatch):
+  """That of embeddings alone has a rate by default; each has its own mask."""
+  seen, dropout = [], rmc.networks._dropout
+
+  def watched(x, rate, keys, number):
+    seen.append((rate, number))
+    return dropout(x, rate, keys, number)
+
+  monkeypatch.setattr(rmc.networks, "_dropout", watched)
+  keys = jax.random.split(jax.random.key(0), BATCH)
+  draw_params(call(keys), *draw_words())
+  (embedding, first), (output, second) = seen
+  assert (embedding, output) == (0.5, 0.0)
+  assert first != second
+
+
 def test_dropout_rate():
   """Entries are left out at the rate, the rest is scaled up to the mean."""
   keys = jax.random.split(jax.random.key(0), 4)

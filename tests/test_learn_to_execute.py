@@ -216,6 +216,17 @@ def assert_uniform(counter, kinds):
 # Each example is a function of its number.
 
 
+def test_programs_of_a_seed():
+  """These, in all versions: runs are resumed, and figures compared, by them."""
+  task = LearnToExecute("program", 3, 2)
+  level = Level(3, 2, mixed=True)
+  for split, expected in (
+      ("train", ["(2+9)-4", "x=(341-378)for[6]x+=974", "2+4"]),
+      ("test", ["x=3for[2]x+=6", "85if42<75else85", "963if434<722else152"]),
+  ):
+    assert draw(task, 3, level, seed=1, split=split)[1] == expected
+
+
 @pytest.mark.parametrize("split", lte.SPLITS)
 def test_examples_do_not_depend_on_one_another(split):
   task = LearnToExecute("program", 3, 2)
@@ -275,6 +286,20 @@ def test_split_sizes():
     share = sixteenths / 16
     error = 5 * np.sqrt(share * (1 - share) / 20_000)
     assert abs(splits[split] / 20_000 - share) < error
+
+
+def test_split_of_programs():
+  """These, in all versions: no run may train on another's test programs."""
+  splits = {str(i): lte.split_of(str(i)) for i in range(10, 60)}
+  found = {x: split for x, split in splits.items() if split != "train"}
+  assert found == {
+      "17": "test",
+      "21": "valid",
+      "31": "valid",
+      "33": "valid",
+      "38": "test",
+      "55": "valid",
+  }
 
 
 def test_split_of_too_long_a_program():
@@ -404,6 +429,21 @@ def test_level_rule(losses, rises):
     assert curriculum.level == Level(1, 1)
     curriculum.update(loss)
   assert curriculum.level == Level(1 + rises, 1)
+
+
+def test_curriculum_defaults():
+  """Ten losses, of which one may differ from the next by a tenth of them."""
+  curriculum = Curriculum("naive", 2, 1)
+  for _ in range(9):
+    curriculum.update(1.0)
+  assert curriculum.level == Level(1, 1)
+  curriculum.update(1.0)
+  assert curriculum.level == Level(2, 1)
+  for slope, rises in ((9, True), (11, False)):
+    curriculum = Curriculum("naive", 2, 1)
+    for i in range(10):
+      curriculum.update(100 + slope * (i - 4.5))
+    assert curriculum.level == Level(1 + rises, 1)
 
 
 def test_curriculum_errors():

@@ -58,6 +58,30 @@ def test_classifier(core):
   assert_close(np.asarray(logits), expected, atol=1e-5)
 
 
+def test_inspect():
+  """The logits of a call, and what each step of the core tells."""
+  inputs = DEFAULT.inputs(STEPS, BATCH)
+  params = draw_params(classify(), inputs)
+
+  def inspect(inputs):
+    model = rmc.SequenceClassifier(DEFAULT.core, 7, mlp_sizes=(6, 8))
+    return model.inspect(inputs)
+
+  def steps(inputs):
+    core, found = DEFAULT.core(), []
+    memory = core.initial_state(BATCH)
+    for x in inputs:
+      _, memory, info = core.step(x, memory)
+      found.append(info)
+    return jax.tree.map(lambda *x: jnp.stack(x), *found)
+
+  logits, info = apply(inspect, params, inputs)
+  assert_close(logits, apply(classify(), params, inputs))
+  prefix = "sequence_classifier/~/"
+  own = {name.removeprefix(prefix): value for name, value in params.items()}
+  assert_close(info, apply(steps, own, inputs))
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_classifier_of_sequences_that_differ_in_length(core):
   """Each is classified as it would be by itself, whatever comes after."""

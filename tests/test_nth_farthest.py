@@ -237,6 +237,11 @@ def test_the_whole_task_is_a_stage():
   np.testing.assert_allclose(
       np.bincount(answers, minlength=4) / 20_000, 0.25, atol=error
   )
+  points = inputs[..., :3]
+  np.testing.assert_allclose(
+      points.mean(axis=0), 0, atol=5 * np.sqrt(1 / 3 / 20_000)
+  )
+  np.testing.assert_allclose(points.var(axis=0), 1 / 3, atol=0.02)
 
 
 def test_stages_are_read_and_end_with_the_whole_task():

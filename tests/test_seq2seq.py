@@ -87,6 +87,19 @@ def test_sharing_halves_the_cores():
   assert len(more) == sum("/relational_memory/" in name for name in shared)
 
 
+def test_default_read_out():
+  """Four layers of 256, as in the paper."""
+
+  def fn(*batch):
+    return rmc.Seq2Seq(CORES["lstm"], VOCAB)(*batch)
+
+  shapes = jax.eval_shape(
+      hk.transform(fn).init, jax.random.key(0), *draw_batch()
+  )
+  sizes = [x["b"].shape for name, x in shapes.items() if "/mlp/" in name]
+  assert sizes == [(256,)] * 4
+
+
 def test_padding_does_not_matter():
   inputs, lengths, told, output_lengths = draw_batch()
   params = draw_params(call(), inputs, lengths, told, output_lengths)

@@ -316,6 +316,24 @@ def test_embeddings_start_alike(kind, tied):
     assert 0.6 < lengths < 1.6
 
 
+def test_embeddings_shrink_by_tails():
+  """Four times each, unless told otherwise."""
+  (shapes,) = jax.eval_shape(
+      both("adaptive").init,
+      jax.random.key(0),
+      draw(STEPS, BATCH, SIZE),
+      draw_targets(),
+  ).values()
+  found = {name: x.shape for name, x in shapes.items() if "bias" not in name}
+  assert found == {
+      "head_weights": (5 + 2, 32),
+      "tail_0_weights": (7, 8),
+      "tail_0_projection": (8, 32),
+      "tail_1_weights": (17, 2),
+      "tail_1_projection": (2, 32),
+  }
+
+
 @pytest.mark.parametrize("size", [8, 16])
 @pytest.mark.parametrize("function", ["log_probs", "cross_entropy"])
 def test_logits_never_exist_at_once(function, size):

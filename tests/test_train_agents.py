@@ -21,6 +21,7 @@ from scripts import (
   train_box_world,
   train_mini_pacman,
 )
+from scripts.agent import Agent
 from tests.programs import ROOT, parsed, run
 from tests.tiny_training import assert_same_bits
 
@@ -89,8 +90,10 @@ def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
     assert 1 <= figures["length"]["mean"] <= 10
     assert figures["return"]["standard error"] >= 0
   # The same levels as in training's own evaluation.
-  assert evaluation["sampled"]["return"]["mean"] == pytest.approx(
-      records[-1]["eval_return"]
+  found = evaluation["sampled"]["return"]
+  assert found["mean"] == pytest.approx(records[-1]["eval_return"])
+  assert found["standard error"] == pytest.approx(
+      records[-1]["eval_return_standard_error"]
   )
   assert len(result.stdout.splitlines()) == 2 + sum(
       len(evaluation[policy]) for policy in ("sampled", "greedy")
@@ -164,6 +167,30 @@ def test_evaluations_say_what_they_are_of(tmp_path):
   assert first["sampled"]["length"]["episodes"] == 2
   assert second["sampled"]["length"]["episodes"] == 3
   assert second["sampled"]["length"]["mean"] == 2
+
+
+def test_what_is_played(tmp_path, monkeypatch):
+  """Drawn and likeliest actions, on the levels of the evaluation's own seed."""
+  played, seeds, held_out_key = [], [], agent_flags.held_out_key
+
+  def play(self, params, key, num_episodes, greedy=False):
+    del self, params
+    played.append((greedy, num_episodes))
+    returns = np.arange(4.0, dtype=np.float32) + 10 * greedy
+    return {"return": (returns, np.ones(4, bool))}
+
+  def watched(seed=0):
+    seeds.append(seed)
+    return held_out_key(seed)
+
+  monkeypatch.setattr(Agent, "_play", play)
+  monkeypatch.setattr(agent_flags, "held_out_key", watched)
+  leave_untrained("box_world", tmp_path, "--core=lstm")
+  (found,) = evaluate(tmp_path, "--eval_seed=5", "--eval_episodes=4")
+  assert played == [(False, 4), (True, 4)]
+  assert seeds == [5]
+  assert found["sampled"]["return"]["mean"] == 1.5
+  assert found["greedy"]["return"]["mean"] == 11.5
 
 
 def test_flags_of_another_environment(tmp_path):
@@ -253,9 +280,22 @@ def test_presets(name, core):
       return
     assert (FLAGS.unroll_length, FLAGS.batch_size) == (40, 32)
     assert (FLAGS.entropy_cost, FLAGS.discount) == (0.005, 0.99)
+    assert 1e-5 <= FLAGS.learning_rate <= 2e-4
+    steps = FLAGS.steps * FLAGS.unroll_length * FLAGS.batch_size
+    total = 1e9 if env == "box_world" else 2e9
+    assert steps == pytest.approx(total, rel=0.01)
+    if env == "box_world":
+      assert (FLAGS.grid_size, FLAGS.max_steps) == (12, 120)
+      assert (FLAGS.branch_length, FLAGS.view) == (1, "viewport")
+      assert FLAGS.solution_length == ["1", "2", "3", "4", "5"]
+      assert FLAGS.num_forward == ["0", "1", "2", "3", "4", "5"]
+    else:
+      assert (FLAGS.rules, FLAGS.frame_cap) == ("regular", 3000)
+      assert FLAGS.view == name.split("_")[2]
     heads = params["actor_critic/~/policy"]["w"].shape[0]
     if core == "rmc":
       assert (FLAGS.mem_slots, FLAGS.num_heads) == (4, 4)
+      assert (FLAGS.gate_style, FLAGS.num_blocks) == ("memory", 1)
       assert heads == 1024
     if core == "conv_lstm" and FLAGS.view == "viewport":
       assert heads == 5 * 5 * 64
@@ -305,6 +345,76 @@ def test_flags_reach_agent_and_core(monkeypatch):
   assert seen.items() >= expected.items()
 
 
+def test_flags_reach_other_cores(monkeypatch):
+  """And what is around a core: the loop, and a read-out."""
+  monkeypatch.setattr(rmc.baselines, "DNC", lambda **settings: settings)
+  monkeypatch.setattr(rmc.baselines, "EntNet", lambda *sizes: sizes)
+  monkeypatch.setattr(rmc, "RelationalMemory", lambda **settings: settings)
+  expected = {
+      "memory_size": 2,
+      "word_size": 3,
+      "num_reads": 4,
+      "num_writes": 5,
+      "controller": "feedforward",
+      "controller_layers": 6,
+      "hidden_size": 7,
+      "clip_value": 8.0,
+  }
+  flags_of_dnc = [f"--dnc_{name}={value}" for name, value in expected.items()]
+  with parsed("--core=dnc", *flags_of_dnc):
+    assert core_flags.make_core() == expected | {"output_size": 7}
+    FLAGS.dnc_clip_value = 0.0
+    assert core_flags.make_core()["clip_value"] is None
+  with parsed(
+      "--core=entnet", "--entnet_num_cells=2", "--entnet_hidden_size=3"
+  ):
+    assert core_flags.make_core() == (2, 3)
+  for name, style in (("unit", "unit"), ("memory", "memory"), ("none", None)):
+    with parsed(f"--gate_style={name}"):
+      assert core_flags.make_core()["gate_style"] == style
+  with parsed("--remat", "--unroll=3"):
+    assert core_flags.unroll_options() == {"remat": True, "unroll": 3}
+  with parsed():
+    assert core_flags.mlp_sizes() == [256] * 4
+
+
+def test_flags_reach_the_environments():
+  with parsed(
+      "--grid_size=9",
+      "--solution_length=2",
+      "--num_forward=0,1",
+      "--branch_length=3",
+      "--max_steps=7",
+      "--view=full",
+  ):
+    env = train_box_world.make_environment()
+  assert (env.solution_length, env.num_forward) == ((2,), (0, 1))
+  assert (env.grid_size, env.branch_length, env.max_steps) == (9, 3, 7)
+  assert env.view == "full"
+  with parsed(
+      "--rules=hunt", "--encoding=planes", "--frame_cap=7", "--view=full"
+  ):
+    env = train_mini_pacman.make_environment()
+  assert (env.rules.cleared_by, env.rules.ghost_reward) == ("ghosts", 10)
+  assert (env.rules.pill_reward, env.rules.frame_cap) == (1, 7)
+  assert (env.view, env.encoding) == ("full", "planes")
+
+
+def test_seed(about_to_train):
+  """Of parameters, of actions and of levels."""
+  found = []
+  for seed in (0, 3):
+    smoke = preset("mini_pacman_smoke")
+    with about_to_train(
+        train_mini_pacman, smoke, "--core=lstm", f"--seed={seed}"
+    ) as run:
+      state = training.to_numpy(run.init())
+    weights = state.params["actor_critic/~/policy"]["w"]
+    found.append((weights, state.key, state.carry.env_state.board.pacman))
+  for x, y in zip(*found, strict=True):
+    assert np.any(x != y)
+
+
 def test_flattened_input():
   """One row of all cells, rather than a row each."""
   sizes = []
@@ -315,6 +425,30 @@ def test_flattened_input():
       core = "actor_critic/~/relational_memory/~/input_projection"
       sizes.append(params[core]["w"].shape[0])
   assert sizes == [25 * 5, 5]
+
+
+def test_learning_rate_and_clipping():
+  """It rises, falls by a factor and stays; all of a gradient is scaled."""
+  with (
+      jax.numpy_dtype_promotion("standard"),
+      parsed(
+          "--learning_rate=0.5",
+          "--warmup_steps=2",
+          "--lr_decay_rate=0.25",
+          "--lr_decay_steps=2",
+          "--min_learning_rate=0.1",
+          "--max_grad_norm=5",
+      ),
+  ):
+    optimizer = common_flags.make_optimizer(optax.sgd)
+    state, found = optimizer.init(jax.numpy.zeros(2)), []
+    for _ in range(7):
+      grad = jax.numpy.array([6.0, 8.0])
+      updates, state = optimizer.update(grad, state)
+      found.append(updates)
+  rates = np.array([0, 0.25, 0.5, 0.25, 0.125, 0.1, 0.1])
+  expected = -rates[:, None] * [3.0, 4.0]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_rmsprop_is_tensorflows():

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import types
 
 from absl import flags
 import haiku as hk
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+import rmc
 from rmc import softmax, training
 from rmc.training import checkpoint
 from scripts import common_flags, generate_text, train_language_model
@@ -71,6 +73,12 @@ def load(folder):
   return language_modeling.load("text", str(folder), data_dir)
 
 
+def texts(folder, small=SMALL):
+  """Returns the flags of a run that reads `make_text`."""
+  data_dir = folder.parent / "data"
+  return (*small, f"--manual_dir={folder}", f"--data_dir={data_dir}")
+
+
 @pytest.fixture
 def train(train_here, folder):
   """Returns a function that trains in this process, on some devices."""
@@ -79,9 +87,7 @@ def train(train_here, folder):
     return train_here(
         train_language_model,
         workdir,
-        *small,
-        f"--manual_dir={folder}",
-        f"--data_dir={folder.parent / 'data'}",
+        *texts(folder, small),
         *arguments,
         num_devices=num_devices,
     )
@@ -317,6 +323,88 @@ def test_state_is_carried_in_training(train, tmp_path, folder):
   np.testing.assert_allclose(memory, expected, atol=1e-6)
 
 
+def test_dropout_is_of_training_alone(about_to_train, folder):
+  """Each of the two changes a loss, and neither a perplexity."""
+  losses, perplexities = [], []
+  for embedding, output in ((0, 0), (0.5, 0), (0, 0.5)):
+    with about_to_train(
+        train_language_model,
+        *texts(folder),
+        "--core=lstm",
+        "--parallel=jit",
+        f"--embedding_dropout={embedding}",
+        f"--output_dropout={output}",
+    ) as run:
+      state = run.init()
+      indices = np.arange(8, dtype=np.int32)
+      loss, _ = jax.jit(run.loss_fn)(
+          state.params, run.batches(0, indices), state.carry, state.key
+      )
+      losses.append(float(loss))
+      perplexities.append(run.evaluate(state)["valid_perplexity"])
+  assert len(set(losses)) == 3
+  np.testing.assert_allclose(perplexities, perplexities[0], rtol=1e-6)
+
+
+def test_a_dropout_is_that_of_its_flag(monkeypatch):
+  seen = set()
+
+  class Model(rmc.LanguageModel):
+    def __init__(self, core, make_softmax, *dropouts, **options):
+      seen.add(dropouts[:2])
+      super().__init__(core, make_softmax, *dropouts, **options)
+
+  monkeypatch.setattr(rmc, "LanguageModel", Model)
+  with parsed(*SMALL, "--embedding_dropout=0.25", "--output_dropout=0.75"):
+    network = train_language_model.make_network(9)
+    jax.eval_shape(network.init, jax.random.key(0), jnp.zeros([1, 1], int))
+  assert seen == {(0.25, 0.75)}
+
+
+def test_a_perplexity_is_of_its_split_and_window(
+    about_to_train, folder, monkeypatch
+):
+  """The test split comes at the end alone."""
+
+  def perplexity(log_probs, initial_state, split, vocabulary, length):
+    del log_probs, vocabulary
+    (streams,) = {len(x) for x in jax.tree.leaves(initial_state)}
+    asked = (len(split), streams, length)
+    return types.SimpleNamespace(
+        total=lambda: asked, parts=lambda: {"rare": (*asked, "rare")}
+    )
+
+  monkeypatch.setattr(train_language_model, "perplexity", perplexity)
+  with about_to_train(
+      train_language_model, *texts(folder), "--steps=9", "--eval_unroll=2,30"
+  ) as run:
+    state = types.SimpleNamespace(params={}, step=8)
+    before = run.evaluate(state)
+    state.step = 9
+    found = run.evaluate(state)
+  # A line of ten words has an <eos> too; there are 9 and 7 of them.
+  assert before == {"eval_streams": 3, "valid_perplexity": (99, 3, 33)}
+  assert found == before | {
+      "test_perplexity": (77, 3, 26),
+      "test_perplexity_rare": (77, 3, 26, "rare"),
+      "test_perplexity_unroll_2": (77, 64, 2),
+      "test_perplexity_unroll_30": (77, 64, 30),
+  }
+
+
+def test_seed(about_to_train, folder):
+  """Of parameters and of dropout."""
+  found = []
+  for seed in (0, 3):
+    with about_to_train(
+        train_language_model, *texts(folder), "--core=lstm", f"--seed={seed}"
+    ) as run:
+      state = run.init()
+    found.append((state.params["language_model/~/projection"]["w"], state.key))
+  for x, y in zip(*jax.device_get(found), strict=True):
+    assert np.any(x != y)
+
+
 def test_one_short_text_is_learnt(train, tmp_path):
   """By heart, so that it is what the likeliest words make.
 
@@ -413,6 +501,16 @@ def setting(folder):
     yield corpus, network, params, measure
 
 
+def test_another_seed_writes_another_text(setting):
+  _, network, params, _ = setting
+  found = []
+  for seed in (0, 1):
+    FLAGS.seed = seed
+    found.append(generate_text.generate(network, params, [0, 3], 20))
+  assert found[0] != found[1]
+  assert all(len(text) == 22 and text[:2] == [0, 3] for text in found)
+
+
 @pytest.mark.parametrize("num_streams", [1, 3])
 def test_perplexity_does_not_depend_on_the_window(setting, num_streams):
   """The last one is short."""
@@ -474,6 +572,10 @@ def test_presets(path):
       assert (FLAGS.batch_size, FLAGS.window) == (384, 100)
       assert (FLAGS.learning_rate, FLAGS.max_grad_norm) == (1e-3, 0.1)
       assert (FLAGS.embedding_size, FLAGS.embedding_dropout) == (512, 0.5)
+      assert (FLAGS.mem_slots, FLAGS.num_blocks) == (1, 1)
+      assert (FLAGS.tied, FLAGS.softmax) == (True, "full")
+      whole = path.stem == "lm_paper_wikitext103"
+      assert FLAGS.vocab_size == (0 if whole else 250_000)
 
 
 def test_demo_needs_no_network(train, tmp_path, monkeypatch):

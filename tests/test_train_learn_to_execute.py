@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from rmc import training
-from scripts import common_flags, train_learn_to_execute
-from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute
+from scripts import (
+  common_flags,
+  core_flags,
+  figures,
+  train_learn_to_execute,
+)
+from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute, Level
 from tests.programs import ROOT, parsed, run
 
 FLAGS = flags.FLAGS
@@ -131,6 +136,17 @@ def test_presets(path, core):
       assert (FLAGS.dnc_controller == "feedforward") == memorized
       assert (FLAGS.batch_size, FLAGS.test_programs) == (128, 12_800)
       assert (FLAGS.curriculum_strategy, FLAGS.learning_rate) == ("mix", 1e-3)
+      hard = path.stem == "lte_paper_hard"
+      difficulty = (6, 3) if hard else (5, 1 if memorized else 2)
+      assert (FLAGS.length, FLAGS.nesting) == difficulty
+      assert FLAGS.steps == (500_000 if hard else 200_000)
+      assert {FLAGS.mem_slots, FLAGS.num_heads} <= {2, 4}
+      assert (FLAGS.gate_style, FLAGS.num_blocks) == ("memory", 1)
+      assert FLAGS.hidden_size in (1024, 2048)
+      assert FLAGS.dnc_hidden_size in (128, 256, 512)
+      assert FLAGS.entnet_num_cells in (2, 4, 6, 8)
+      assert core_flags.mlp_sizes() == [256] * 4
+      assert FLAGS.decoder == "non_autoregressive"
 
 
 def test_every_task_of_the_paper_has_a_preset():
@@ -150,6 +166,59 @@ def test_lstm_has_two_layers():
   )
   assert shapes == [(45 + 3, 12), (45 + 3 + 3, 12)]
   assert params["seq2seq/~/mlp/~/linear_0"]["w"].shape == (6, 5)
+
+
+@pytest.mark.parametrize("decoder", ["non_autoregressive", "teacher_forcing"])
+def test_answers_are_told_in_teaching_alone(decoder):
+  """Then by teacher forcing only; never where answers are asked for."""
+  with parsed(
+      "--core=lstm", "--hidden_size=3", "--mlp_sizes=5", f"--decoder={decoder}"
+  ):
+    task = LearnToExecute("copy", 3)
+    network = train_learn_to_execute._make_network(task)
+    batch = task.sample(0, np.arange(4))
+    other = batch._replace(targets=np.roll(batch.targets, 1, axis=0))
+    params = jax.jit(network.init)(jax.random.key(0), batch)
+
+    def is_told(function):
+      return np.any(function(params, batch) != function(params, other))
+
+    assert not is_told(jax.jit(network.apply.answer))
+    teacher_forcing = decoder == "teacher_forcing"
+    assert is_told(jax.jit(network.apply.teach)) == teacher_forcing
+
+
+def test_which_programs_are_drawn(monkeypatch):
+  """The seed is of training alone, so that all runs have the same tests."""
+  drawn, sample = set(), LearnToExecute.sample
+
+  def watched(self, seed, examples, level=None, split="train"):
+    drawn.add((seed, split, level))
+    return sample(self, seed, examples, level, split)
+
+  def train(parallel, init, loss_fn, optimizer, evaluate, batches, **options):
+    del parallel, loss_fn, optimizer, options
+    batches(0, np.arange(8))
+    evaluate(init())
+
+  monkeypatch.setattr(LearnToExecute, "sample", watched)
+  monkeypatch.setattr(common_flags, "train_or_evaluate", train)
+  monkeypatch.setattr(train_learn_to_execute, "_VALID_PROGRAMS", 200)
+  monkeypatch.setattr(train_learn_to_execute, "_show", lambda *_: None)
+  monkeypatch.setattr(figures, "learning_curve", lambda *_: None)
+  with parsed(
+      SMOKE,
+      "--workdir=nowhere",
+      "--core=lstm",
+      "--seed=3",
+      "--curriculum_strategy=naive",
+  ):
+    train_learn_to_execute.main()
+  assert drawn == {
+      (0, "test", None),
+      (3, "train", Level(1, 1)),
+      (0, "valid", Level(1, 1)),
+  }
 
 
 RESUMED = {

@@ -10,14 +10,20 @@ import subprocess
 import sys
 import time
 
+from absl import flags
 from absl.testing import flagsaver
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import rmc
 from rmc import training
-from scripts import common_flags, train_nth_farthest
+from scripts import common_flags, core_flags, train_nth_farthest
+from tasks.nth_farthest import Curriculum, NthFarthest, parse_stages
+from tests.programs import parsed
 from tests.tiny_training import (
     assert_same_bits,
     events_of,
@@ -26,6 +32,7 @@ from tests.tiny_training import (
     summary_of,
 )
 
+FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "scripts" / "presets").glob("nth_farthest_*.flags"))
 TINY = (
@@ -123,6 +130,9 @@ def made_once(tmp_path_factory, worker_id, name, make):
       make(directory)
       (shared / f"{name}.made").touch()
   return directory
+
+
+SMALL_LSTM = ("--core=lstm", "--hidden_size=4")
 
 
 @pytest.fixture(scope="session")
@@ -381,6 +391,35 @@ def test_evaluation_prints_figures(program, finished, tmp_path):
   assert contents(finished) == files
 
 
+def test_evaluation_in_parts(about_to_train, monkeypatch):
+  """The same examples, each once, however many are read at a time."""
+  with about_to_train(train_nth_farthest, *TINY, *SMALL_LSTM) as run:
+    state = run.init()
+    whole = run.evaluate(state)
+    monkeypatch.setattr(train_nth_farthest, "_EVAL_BATCH", 30)
+    assert run.evaluate(state) == pytest.approx(whole, rel=1e-5)
+  share = whole["eval_accuracy"]
+  assert whole["eval_accuracy_standard_error"] == pytest.approx(
+      np.sqrt(share * (1 - share) / 100)
+  )
+
+
+def test_seed(about_to_train):
+  """Of parameters, of training's examples and of those of evaluation."""
+  found, params = [], None
+  for seed in (0, 3):
+    with about_to_train(
+        train_nth_farthest, *TINY, *SMALL_LSTM, f"--seed={seed}"
+    ) as run:
+      state = run.init()
+      params = params or state.params  # Evaluated are those of the first.
+      figures = run.evaluate(state._replace(params=params))
+    weights = state.params["sequence_classifier/~/logits"]["w"]
+    found.append((weights, state.key, figures["eval_loss"]))
+  for x, y in zip(*jax.device_get(found), strict=True):
+    assert np.any(x != y)
+
+
 def test_a_run_that_is_not_finite_can_go_on(program, tmp_path):
   """As its message says."""
   wild = (f"--workdir={tmp_path}", "--learning_rate=1e30", "--steps=4")
@@ -423,6 +462,10 @@ def test_options(program, tmp_path, monkeypatch, options):
   summary = summary_of(tmp_path)
   assert summary["devices"] == 8
   assert np.isfinite(summary["eval_loss"])
+  highest = "--matmul_precision=highest" in options
+  assert (summary["matmul_precision"] == "highest") == highest
+  deterministic = "xla_gpu_deterministic_ops" in os.environ["XLA_FLAGS"]
+  assert deterministic == ("--deterministic" in options)
   saved = (tmp_path / "flags.txt").read_text().split()
   for option in options.split():
     name, _, value = option.partition("=")
@@ -506,6 +549,57 @@ def test_a_curriculum_is_evaluated_on_the_whole_task(program, tmp_path):
     assert with_curriculum[name] == without[name]
 
 
+def test_what_counts_in_a_stage(about_to_train):
+  """Sequences are read to their last object, and those that are drawn from an
+  earlier stage do not count for going on.
+  """
+  indices = jnp.arange(16, dtype=jnp.int32)
+  with about_to_train(
+      train_nth_farthest,
+      *TINY,
+      *SMALL_LSTM,
+      "--parallel=jit",
+      "--curriculum=2x1,2x2",
+      "--curriculum_review=0.9",
+  ) as run:
+    state = run.init()
+    loss_fn = jax.jit(run.loss_fn)
+    loss, (_, carry) = loss_fn(state.params, indices, state.carry, state.key)
+    assert np.all(carry.accuracy > 0)
+
+    # By hand: two of three objects, to the end.
+    curriculum = Curriculum(NthFarthest(3, 2), parse_stages(["2x1", "2x2"]))
+    network = hk.without_apply_rng(
+        hk.transform(
+            lambda x: rmc.SequenceClassifier(
+                core_flags.make_core, 3, core_flags.mlp_sizes()
+            )(x)
+        )
+    )
+
+    @jax.jit
+    def expected(params, key):
+      inputs, labels, *_ = jax.vmap(curriculum.sample, in_axes=(0, None))(
+          training.example_keys(key, indices), jnp.int32(0)
+      )
+      logits = network.apply(params, jnp.swapaxes(inputs[:, :2], 0, 1))
+      return jnp.mean(
+          optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      )
+
+    np.testing.assert_allclose(
+        loss, expected(state.params, state.key), rtol=1e-5
+    )
+
+    # In the second stage: a running mean's first value is at most 0.05.
+    second = state.carry._replace(stage=jnp.ones_like(state.carry.stage))
+    found = [
+        loss_fn(state.params, indices, second, key)[1][1].accuracy[0]
+        for key in jax.random.split(jax.random.key(1), 20)
+    ]
+    assert 0 < max(found) < 0.0501
+
+
 @pytest.mark.parametrize("core", ["rmc", "lstm", "dnc", "entnet"])
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets(program, tmp_path, path, core):
@@ -519,6 +613,38 @@ def test_presets(program, tmp_path, path, core):
   assert (status, out) == (2, "")
   assert "needs a checkpoint" in err
   assert not any("init" in name for name in compiled)
+
+
+@pytest.mark.parametrize("features", [16, 32])
+def test_presets_are_the_papers(features):
+  """Section 5.1 and appendix A.1; what it swept is within the sweep."""
+  name = "paper" if features == 16 else f"paper_{features}"
+  with parsed(f"--flagfile={ROOT}/scripts/presets/nth_farthest_{name}.flags"):
+    assert (FLAGS.num_objects, FLAGS.num_features) == (8, features)
+    assert (FLAGS.order, FLAGS.curriculum) == ("farthest", [])
+    assert FLAGS.mem_slots * FLAGS.num_heads * FLAGS.head_size == 2048
+    assert FLAGS.mem_slots in (1, 8, 16) and FLAGS.num_heads in (1, 8, 16)
+    assert FLAGS.gate_style in ("unit", "memory") and FLAGS.num_blocks == 1
+    assert 64 <= FLAGS.hidden_size <= 4096
+    assert (FLAGS.batch_size, FLAGS.learning_rate) == (1600, 1e-4)
+    assert FLAGS.dnc_memory_size in (1, 8, 16)
+    assert FLAGS.dnc_word_size == FLAGS.dnc_hidden_size
+    assert FLAGS.dnc_word_size in (128, 512, 1024)
+    assert FLAGS.dnc_num_reads == FLAGS.dnc_num_writes
+    assert FLAGS.dnc_num_reads in (1, 2, 4)
+    assert (FLAGS.dnc_controller, FLAGS.dnc_controller_layers) == ("lstm", 2)
+    assert core_flags.mlp_sizes() == [256] * 4
+
+
+def test_sonnets_preset():
+  """The values of its example program's flags."""
+  with parsed(f"--flagfile={ROOT}/scripts/presets/nth_farthest_sonnet.flags"):
+    assert (FLAGS.num_objects, FLAGS.num_features) == (4, 4)
+    assert (FLAGS.order, FLAGS.gate_style) == ("nearest", "unit")
+    assert (FLAGS.mem_slots, FLAGS.head_size) == (4, 2048)
+    assert (FLAGS.batch_size, FLAGS.learning_rate) == (1600, 1e-4)
+    assert (FLAGS.lr_decay_rate, FLAGS.lr_decay_steps) == (0.9, 10_000)
+    assert FLAGS.min_learning_rate == 8e-5
 
 
 # Faults.

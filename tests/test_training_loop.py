@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -223,6 +224,31 @@ def test_times_go_on_counting(tmp_path):
   train(tmp_path, 40)
   times = [r["wall_seconds"] for r in training.read_metrics(tmp_path)]
   assert times[1] == first and times == sorted(times)
+
+
+def test_speed_is_of_updates_alone(tmp_path, monkeypatch, capsys):
+  """Neither compiling nor evaluating counts; the time left is of both."""
+  now = [0.0]
+  monkeypatch.setattr(
+      training.loop, "time", types.SimpleNamespace(monotonic=lambda: now[0])
+  )
+
+  def before(step):
+    now[0] += 0.4 if step else 1000  # The first is compiled.
+
+  def evaluate(state):
+    del state
+    now[0] += 100
+    return {}
+
+  summary = train(
+      tmp_path, 40, before=before, evaluate=evaluate, eval_every=10
+  )
+  assert summary["steps_per_second"] == pytest.approx(2.5, abs=0.001)
+  assert summary["compile_seconds"] == 1000
+  seconds = 1000 + 39 * 0.4 + 4 * 100
+  assert summary["wall_seconds"] == pytest.approx(seconds, abs=0.01)
+  assert "[1104 s, 3311 s left]" in capsys.readouterr().out
 
 
 def test_other_flags_are_listed(tmp_path):

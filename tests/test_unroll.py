@@ -418,6 +418,51 @@ def test_remat_with_other_options():
 _REMAT = ("remat2", "checkpoint")
 
 
+def equations_of(jaxpr):
+  """Returns all equations, those inside others too."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in equation.params.values():
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        yield from equations_of(inner)
+
+
+@pytest.mark.parametrize("steps", [61, 62, 64])
+def test_chunks_are_of_about_the_root_of_all_steps(steps):
+  """Their number too, whatever divides the steps."""
+  jaxpr = jaxpr_of(
+      unroll_of(CORES["lstm"], remat=True), DEFAULT.inputs(steps, BATCH)
+  )
+  lengths = {
+      equation.params["length"]
+      for equation in equations_of(jaxpr.jaxpr)
+      if equation.primitive.name == "scan"
+  }
+  assert max(lengths) <= steps**0.5 + 2
+
+
+def unroll_function(core, *arguments, **options):
+  """Unrolls a core that is hidden in a function."""
+  return rmc.unroll(lambda x, state: core(x, state), *arguments, **options)
+
+
+@pytest.mark.parametrize("way", [rmc.unroll, unroll_function])
+@pytest.mark.parametrize("name", ["lstm", "rmc"])
+def test_products_are_kept_for_the_backward_pass(name, way):
+  """Nothing else is; with remat, nothing at all inside a chunk."""
+  inputs = DEFAULT.inputs(STEPS, BATCH)
+  for remat in (False, True):
+    jaxpr = jaxpr_of(unroll_of(CORES[name], way, remat=remat), inputs)
+    policies = [
+        equation.params["policy"]
+        for equation in equations_of(jaxpr.jaxpr)
+        if equation.primitive.name in _REMAT
+    ]
+    assert jax.checkpoint_policies.dots_saveable in policies
+    assert (None in policies) == remat
+
+
 def shapes_in_loops(jaxpr):
   """Returns the shapes of all arrays that equations inside a loop see."""
 

@@ -73,6 +73,15 @@ def test_definition(lambda_, bar, pg_bar):
     np.testing.assert_allclose(actual.advantages[:, b], expected[1], atol=1e-5)
 
 
+def test_defaults():
+  """Nothing is mixed, and both ratios are clipped at 1."""
+  arguments = sequences()
+  explicit = rmc.vtrace(**arguments, lambda_=1.0, clip_rho=1.0, clip_pg_rho=1.0)
+  jax.tree.map(
+      np.testing.assert_array_equal, rmc.vtrace(**arguments), explicit
+  )
+
+
 def test_on_policy_targets_are_n_step_returns():
   arguments = sequences(on_policy=True)
   actual = rmc.vtrace(**arguments)

@@ -136,6 +136,14 @@ def test_recorded_observations():
     )
 
 
+def test_defaults_are_the_papers():
+  env = box_world.BoxWorld()
+  assert (env.grid_size, env.max_steps) == (12, 120)
+  assert env.solution_length == (1, 2, 3, 4, 5)
+  assert env.num_forward == (0, 1, 2, 3, 4, 5)
+  assert (env.branch_length, env.view) == (1, "viewport")
+
+
 LEVEL = """
 #########
 #.......#

@@ -414,7 +414,14 @@ class TestWrongFiles:
           (
               "wikitext2",
               {f"wiki__{split}__tokens": " a \n \n" for split in SPLITS},
-              "have 3 / 3 / 3 words, 2 types; wikitext2 has 2,088,628 / 217",
+              "have 3 / 3 / 3 words, 2 types; wikitext2 has 2,088,628 / "
+              "217,646 / 245,569 words, 33,278 types",
+          ),
+          (
+              "wikitext103",
+              {f"wiki__{split}__tokens": " a \n \n" for split in SPLITS},
+              "have 3 / 3 / 3 words, 2 types; wikitext103 has 103,227,021 / "
+              "217,646 / 245,569 words, 267,735 types",
           ),
       ],
   )

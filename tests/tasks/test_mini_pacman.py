@@ -367,6 +367,43 @@ def test_ghosts_that_have_not_moved_on_pacmans_junction():
     assert reward == -20 * deaths
 
 
+def test_whims_and_speed_of_ghosts():
+  """A whim is for any exit but the way back; under power there are none, and
+  ghosts are half as fast.
+  """
+  number = 3000
+  rules = mini_pacman.Rules(
+      ghost_speed=1.0, ghost_speed_per_level=0.0, random_turn=1.0
+  )
+  take = jax.jit(
+      jax.vmap(mini_pacman.MiniPacman(rules).step, in_axes=(0, None))
+  )
+  record = {
+      "pacman": [13, 17],
+      "ghosts": [[3, 3, 0]],  # On its way to the right.
+      "pills": [],
+      "level": 1,
+      "timer": 5,
+      "frame": 5,
+      "food": [row.replace(".", "o") for row in mini_pacman.MAZE],
+  }
+
+  def shares(power):
+    states = jax.tree.map(
+        lambda x: np.broadcast_to(x, (number, *np.shape(x))),
+        make_state({**record, "power": power}),
+    )
+    keys = jax.random.split(jax.random.PRNGKey(1), number)
+    after, _ = take(states._replace(key=np.asarray(keys)), STAY)
+    counts = collections.Counter(np.asarray(after.board.ghosts)[:, 0].tolist())
+    return {divmod(cell, 19): n / number for cell, n in counts.items()}
+
+  error = 5 * (0.25 / number) ** 0.5
+  exits = ((3, 4), (2, 3), (4, 3))
+  assert shares(0) == pytest.approx(dict.fromkeys(exits, 1 / 3), abs=error)
+  assert shares(9) == pytest.approx({(3, 3): 1 / 2, (2, 3): 1 / 2}, abs=error)
+
+
 @pytest.mark.parametrize("mode", ["regular", "hunt"])
 def test_last_food_clears_a_level_only_where_food_does(mode):
   food = ["#o-" + row[3:] if i == 1 else row for i, row in enumerate(EMPTY)]
