@@ -100,7 +100,7 @@ def _reference(shape: Shape) -> hk.RNNCore:
 def _lstm(shape: Shape) -> hk.RNNCore:
   """Returns the LSTM with as many parameters, to the nearest unit."""
   parameters = hk.data_structures.tree_size(
-      jax.eval_shape(_Program(shape, PATHS["rmc.unroll"]).init)
+      jax.eval_shape(Program(shape, PATHS["rmc.unroll"]).init)
   )
   # Its 4h(d + h) + 4h parameters, solved for h.
   half = (shape.features + 1) / 2
@@ -132,7 +132,7 @@ LONG_PATHS = {
 }
 
 
-class _Program:
+class Program:
   """A path on a shape, with its inputs, compiled forward and backward."""
 
   def __init__(self, shape: Shape, path: Path):
@@ -185,7 +185,7 @@ def measure(
   """
   rows, functions, weight_flops = [], [], []
   for path_name, path in paths.items():
-    run = _Program(shape, path)
+    run = Program(shape, path)
     arguments = (run.init(), run.inputs())
     jaxpr = jax.make_jaxpr(run.forward_fn)(*arguments).jaxpr
     found = products(jaxpr)

@@ -73,7 +73,7 @@ def is_product(name: str, origin: str) -> bool:
 
 def main():
   """Runs, traces and prints a table."""
-  run = core._Program(core.SHAPES[FLAGS.shape], core.PATHS[FLAGS.path])
+  run = core.Program(core.SHAPES[FLAGS.shape], core.PATHS[FLAGS.path])
   arguments = run.init(), run.inputs()
   compiled = jax.jit(run.forward_backward_fn).lower(*arguments).compile()
   jax.block_until_ready(compiled(*arguments))

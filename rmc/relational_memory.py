@@ -297,7 +297,8 @@ class RelationalMemory(hk.RNNCore):
       A pair of the output, `[B, N * F]`, and the next memory, `[B, N, F]`.
 
     Raises:
-      ValueError: if the memory has a wrong shape.
+      ValueError: if the memory has a wrong shape or type, or another batch size
+        than the inputs.
     """
     memory = jnp.asarray(memory)
     self._check_memory(memory)

@@ -76,8 +76,9 @@ def cross_entropy(
   A chunk's gradient is computed with its loss, while its logits are there:
   that of the mean is known but for a factor before any other chunk is seen. So
   no logits are made twice. The gradients that are kept have the size of outputs
-  and parameters. JAX then refuses forward-mode derivatives (`jax.jvp`) of more
-  than one chunk, though not of its gradients.
+  and parameters. Of more than one chunk JAX then refuses forward-mode
+  derivatives (`jax.jvp`), though not of its gradients; in `jax.shard_map` give
+  `check_vma=False`.
 
   Args:
     outputs: `[T, ..., D]`.

@@ -75,12 +75,12 @@ def unroll(
     inputs: a nest of `[T, B, ...]`, or of `[T, ...]` without a batch.
     initial_state: the core's state before the first step, a nest of
       `[B, ...]`, or without a batch.
-    lengths: integers `[B]`, the number of steps of each example. Past its
-      length an example's output is zero and its state is carried over. None:
-      all steps of all examples.
-    should_reset: booleans `[T, B]`; where true, the step begins an episode,
-      from the core's own initial state. It comes before the length is looked
-      at. None: never.
+    lengths: integers `[B]`, or one without a batch, the number of steps of each
+      example. Past its length an example's output is zero and its state is
+      carried over. None: all steps of all examples.
+    should_reset: booleans `[T, B]`, or `[T]` without a batch; where true, the
+      step begins an episode, from the core's own initial state. It comes before
+      the length is looked at. None: never.
     time_major: whether the time axis of inputs, `should_reset`, outputs and
       all states is the first; otherwise it is the second, after the batch,
       which there must be then.

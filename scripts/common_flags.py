@@ -206,8 +206,9 @@ def run(main: Callable[[], None]):
             FLAGS.process_id,
             FLAGS.coordinator_timeout,
         )
-      if FLAGS.workdir is not None:
-        multihost.on_leader(_check_workdir)
+      if FLAGS.workdir is None:
+        raise UsageError("--workdir must name the directory of the run")
+      multihost.on_leader(_check_workdir)
       with memory_errors():
         main()
     except training.CheckpointError as error:
@@ -256,11 +257,8 @@ def make_parallel() -> training.DataParallel:
   anything is compiled.
 
   Raises:
-    UsageError: if --workdir is missing, or the devices do not divide
-      --batch_size.
+    UsageError: if the devices do not divide --batch_size.
   """
-  if FLAGS.workdir is None:
-    raise UsageError("--workdir must name the directory of the run")
   with usage_errors():
     parallel = training.DataParallel(FLAGS.parallel)
     if FLAGS.mode == "train":

@@ -74,8 +74,6 @@ def _trainer() -> types.ModuleType:
   Raises:
     UsageError: if none did, or a flag is given that only another one has.
   """
-  if FLAGS.workdir is None:
-    raise common_flags.UsageError("--workdir must name the directory of a run")
   names = {line.partition("=")[0] for line in _saved_flags()}
   trainers = {"--grid_size": train_box_world, "--rules": train_mini_pacman}
   found = [trainer for name, trainer in trainers.items() if name in names]

@@ -40,8 +40,6 @@ flags.register_validator(
 
 def main():
   """Prints the prompt and a continuation."""
-  if FLAGS.workdir is None:
-    raise common_flags.UsageError("--workdir must name the directory of a run")
   path = train_language_model.vocabulary_path()
   if not path.exists():
     raise common_flags.UsageError(

@@ -153,7 +153,7 @@ def main():
   def eval_figures(params, key, indices):
     inputs, labels = sample(key, indices)
     loss, correct = _score(network.apply(params, inputs), labels)
-    return loss, jnp.mean(correct)
+    return loss, jnp.sum(correct)
 
   def evaluate(state):
     """Draws examples that depend on the step, apart from those of training."""
@@ -162,9 +162,9 @@ def main():
     for first in range(0, FLAGS.eval_examples, _EVAL_BATCH):
       size = min(_EVAL_BATCH, FLAGS.eval_examples - first)
       indices = jnp.arange(first, first + size, dtype=jnp.int32)
-      loss, accuracy = eval_figures(state.params, key, indices)
+      loss, correct = eval_figures(state.params, key, indices)
       total_loss += size * float(loss)
-      total_correct += round(size * float(accuracy))
+      total_correct += float(correct)
     accuracy = total_correct / FLAGS.eval_examples
     variance = accuracy * (1 - accuracy) / FLAGS.eval_examples
     return {

@@ -564,7 +564,7 @@ class BoxWorld(environment.Environment):
         jax.random.PRNGKey(0) if key is None else key,
         jnp.array(grid, jnp.uint8).reshape(side, side),
         jnp.int32(letters.index("@")),
-        jnp.int32(_KEY_LETTERS.find(corner)),
+        _KEY_LETTERS.find(corner),
     )
 
 
@@ -572,14 +572,14 @@ def _first_state(
     key: jax.Array,
     grid: jax.Array,
     agent: jax.Array,
-    held: jax.Array | None = None,
+    held: int = _NOTHING,
 ) -> State:
   """Returns the state in which an episode begins."""
   return State(
       key=key,
       grid=grid,
       agent=agent,
-      held=jnp.int32(_NOTHING) if held is None else held,
+      held=jnp.int32(held),
       frame=jnp.int32(0),
       boxes=jnp.sum(jnp.int32((grid >= LOCK) & (grid < DISTRACTOR))),
       step_type=jnp.int32(environment.StepType.FIRST),
@@ -588,9 +588,7 @@ def _first_state(
 
 def _held_code(state: State) -> jax.Array:
   """Returns the code that stands for the hand: a key, or black."""
-  return jnp.where(
-      jnp.asarray(state.held) >= 0, _KEY + jnp.asarray(state.held), _WALL
-  )
+  return jnp.where(state.held >= 0, _KEY + state.held, _WALL)
 
 
 def _choose(mask: jax.Array, chance: jax.Array) -> tuple[jax.Array, jax.Array]:

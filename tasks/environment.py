@@ -151,22 +151,12 @@ class Environment(abc.ABC):
     image = image.repeat(scale, axis=0).repeat(scale, axis=1)
     window = self.window(state)
     if window is not None:
-      top, left, bottom, right = (edge * scale for edge in window)
-      height, width, _ = image.shape
-      rows = np.arange(height)[:, None]
-      cols = np.arange(width)[None, :]
       # The window may reach beyond the board: the frame stops at its edge.
-      top, left = max(top, 0), max(left, 0)
-      bottom, right = min(bottom, height), min(right, width)
-      inside = (rows >= top) & (rows < bottom) & (cols >= left) & (cols < right)
+      top, left, bottom, right = (max(0, edge * scale) for edge in window)
+      seen = image[top:bottom, left:right]
       line = max(1, scale // 8)
-      core = (
-          (rows >= top + line)
-          & (rows < bottom - line)
-          & (cols >= left + line)
-          & (cols < right - line)
-      )
-      image[inside & ~core] = (255, 128, 0)
+      for side in (seen[:line], seen[-line:], seen[:, :line], seen[:, -line:]):
+        side[:] = (255, 128, 0)
     return image
 
 

@@ -170,10 +170,18 @@ def lstm(inputs, state, resets):
   return rmc.unroll(core, inputs, state, should_reset=resets)
 
 
+def words(inputs, state, resets):
+  del resets
+  softmax = rmc.softmax.Softmax(300, 4, chunk_size=1)
+  targets = jnp.zeros(inputs.shape[:2], jnp.int32) + 7
+  return softmax.cross_entropy(inputs, targets), state
+
+
 BATCH = 16
 NETWORKS = {
     "agent": (agent, (5, 5, 3), np.zeros((BATCH, 2, 16), np.float32)),
     "rmc": (memory_core, (96,), np.zeros((BATCH, 2, 16), np.float32)),
+    "words": (words, (4,), np.zeros(BATCH, np.float32)),
     "lstm": (lstm, (4,), (np.zeros((BATCH, 256), np.float32),) * 2),
 }
 

@@ -25,7 +25,7 @@ from rmc.training.metrics import MetricsLog, write_text
 from rmc.training.parallel import DataParallel
 from rmc.training.update import TrainState, to_numpy
 
-# Figures that the update makes for the loop, not for a report.
+# The figure that the update makes for the loop, not for a report.
 _FINITE = "finite"
 _OWN_NAMES = ("step", "wall_seconds", "final")  # What the loop itself records.
 # Updates whose figures the device holds at most.

@@ -37,7 +37,7 @@ def initialize(
     timeout_seconds: how long to wait for the others.
 
   Raises:
-    MultihostError: if the others did not come in time.
+    MultihostError: if the others did not come in time, or JAX fails to start.
     ValueError: if the arguments do not go together.
   """
   given = (coordinator_address, num_processes, process_id)

@@ -51,11 +51,6 @@ class DataParallel:
     if mode == "auto":
       mode = "jit" if len(self.devices) == 1 else "pmap"
     self.mode = mode
-    self._local_devices = [
-        device
-        for device in self.devices
-        if device.process_index == jax.process_index()
-    ]
     mesh = Mesh(np.array(self.devices), (_AXIS,))
     self._split = NamedSharding(mesh, PartitionSpec(_AXIS))
     self._replicated = NamedSharding(mesh, PartitionSpec())
@@ -78,9 +73,8 @@ class DataParallel:
           f"got {batch_size}."
       )
     size = batch_size // jax.process_count()
-    return np.arange(size, dtype=np.int32) + np.int32(
-        size * jax.process_index()
-    )
+    first = size * jax.process_index()
+    return np.arange(first, first + size, dtype=np.int32)
 
   def place_batch(self, batch: Any) -> Any:
     """Puts this process's share of a batch, `[B / processes, ...]`, in place.
@@ -112,11 +106,9 @@ class DataParallel:
     share = jax.tree.map(
         lambda x: x[self.local_indices(x.shape[0])], state.carry
     )
-    key = jax.device_put(state.key, self._replicated)
-    rest = state._replace(carry=None, key=None)
-    rest = jax.device_put(rest, self._replicated)
+    rest = jax.device_put(state._replace(carry=None), self._replicated)
     return rest._replace(
-        carry=self.place_batch(share), key=jax.random.wrap_key_data(key)
+        carry=self.place_batch(share), key=jax.random.wrap_key_data(rest.key)
     )
 
   def fetch_state(self, state: TrainState) -> TrainState:
@@ -183,7 +175,7 @@ class DataParallel:
     return jax.lax.pmean(x, _AXIS) if self.mode == "pmap" else x
 
   def _by_device(self, x: Any) -> np.ndarray:
-    num_devices = len(self._local_devices)
+    num_devices = len(self._split.addressable_devices)
     return np.reshape(x, (num_devices, -1, *np.shape(x)[1:]))  # [D, B / D, ...]
 
   def _fetch_share(self, x: jax.Array) -> np.ndarray:

@@ -49,7 +49,7 @@ def test_flops(path):
   # the MLP.
   asking = rows if path == "reference" else 2
   example += asking * (attended + mlp)
-  run = core._Program(TINY, core.PATHS[path])
+  run = core.Program(TINY, core.PATHS[path])
   jaxpr = jax.make_jaxpr(run.forward_fn)(run.init(), run.inputs())
   counted = products(jaxpr.jaxpr).items()
   flops = sum(product.flops * n for product, n in counted)
@@ -72,7 +72,7 @@ def test_prints_rows_in_json(monkeypatch, capsys):
 def test_lstm_has_as_many_parameters():
   ours, lstm = (
       hk.data_structures.tree_size(
-          jax.eval_shape(core._Program(core.SHAPES["B"], core.PATHS[path]).init)
+          jax.eval_shape(core.Program(core.SHAPES["B"], core.PATHS[path]).init)
       )
       for path in ("rmc.unroll", "hk.LSTM")
   )
