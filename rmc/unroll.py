@@ -186,7 +186,16 @@ def over_steps(function: Callable[[Any], Any], inputs: Any) -> Any:
 
   Returns:
     A nest of `[T, B, ...]`.
+
+  Raises:
+    ValueError: if the inputs have no batch axis.
   """
+  for x in jax.tree.leaves(inputs):
+    if jnp.ndim(x) < 2:
+      raise ValueError(
+          "inputs must have shape [T, B, ...], as the state has a batch, got "
+          f"{list(jnp.shape(x))}."
+      )
   swap = functools.partial(jnp.swapaxes, axis1=0, axis2=1)
   results = hk.BatchApply(function)(jax.tree.map(swap, inputs))
   return jax.tree.map(swap, results)

@@ -589,6 +589,12 @@ def test_wrong_inputs(inputs, message):
     rmc.unroll(lambda inputs, state: (inputs, state), inputs, np.zeros(BATCH))
 
 
+def test_inputs_without_the_batch():
+  message = r"\[T, B, ...\], as the state has a batch, got \[4\]"
+  with pytest.raises(ValueError, match=message):
+    draw_params(unroll_of(CORES["rmc"]), np.zeros(STEPS, np.float32))
+
+
 @pytest.mark.parametrize(
     "should_reset, message",
     [
