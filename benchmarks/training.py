@@ -13,6 +13,8 @@ Columns:
     alone, as many of their steps as in an update, under random actions; of a
     curriculum, the sampler of the whole task.
   - gflop: of the dot products of an update, 2 M K N each, without convolutions.
+  - share: with --parallel=jit and several devices, of all operations of an
+    update on one device alone, those that each of them does, in per cent.
 """
 
 from collections.abc import Callable
@@ -113,9 +115,20 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
       state, metrics = update(state, batch_at(step))
       return metrics
 
+    def operations(placing):
+      shapes = jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+          (state, batch_at(0)),
+      )
+      lowered = placing.make_update(loss_fn, optimizer).lower(*shapes)
+      return lowered.compile().cost_analysis()["flops"]
+
     jaxpr = jax.make_jaxpr(update)(state, batch_at(0)).jaxpr
     counted = products(jaxpr).items()
     row["gflop"] = 1e-9 * sum(product.flops * n for product, n in counted)
+    if parallel.mode == "jit" and len(parallel.devices) > 1:
+      alone = training.DataParallel("jit", parallel.devices[:1])
+      row["share"] = 100 * operations(parallel) / operations(alone)
     if FLAGS.seconds:
       row["updates_per_second"] = _rate(train)
       row["batches_per_second"] = _rate(sample)

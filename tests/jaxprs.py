@@ -1,6 +1,18 @@
 """Reads programs of JAX, whose parameters differ from version to version."""
 
+from collections.abc import Iterator
+
 from jax.extend import core
+
+
+def equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+  """Yields all equations, those inside others too."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in equation.params.values():
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        yield from equations(inner)
 
 
 def carries(equation: core.JaxprEqn) -> list:

@@ -28,15 +28,6 @@ def classify(inputs):
   return rmc.SequenceClassifier(core, num_classes=2, mlp_sizes=[8])(inputs)
 
 
-def equations(jaxpr):
-  for equation in jaxpr.eqns:
-    yield equation
-    for value in equation.params.values():
-      inner = getattr(value, "jaxpr", value)
-      if hasattr(inner, "eqns"):
-        yield from equations(inner)
-
-
 @pytest.mark.parametrize("core", ["rmc", "lstm"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_types(parse, core, precision):
@@ -48,7 +39,7 @@ def test_types(parse, core, precision):
   jaxpr = jax.make_jaxpr(network.apply)(params, inputs)
   assert jaxpr.out_avals[0].dtype == jnp.float32
   by_weights, carries = set(), set()
-  for equation in equations(jaxpr.jaxpr):
+  for equation in jaxprs.equations(jaxpr.jaxpr):
     if equation.primitive.name == "dot_general":
       if equation.invars[1].aval.ndim == 2:
         by_weights.add(str(equation.invars[1].aval.dtype))

@@ -10,6 +10,7 @@ import pytest
 
 import rmc
 from rmc import baselines
+from tests import jaxprs
 from tests.small_cores import (
   BATCH,
   CASES,
@@ -418,16 +419,6 @@ def test_remat_with_other_options():
 _REMAT = ("remat2", "checkpoint")
 
 
-def equations_of(jaxpr):
-  """Returns all equations, those inside others too."""
-  for equation in jaxpr.eqns:
-    yield equation
-    for value in equation.params.values():
-      inner = getattr(value, "jaxpr", value)
-      if hasattr(inner, "eqns"):
-        yield from equations_of(inner)
-
-
 @pytest.mark.parametrize("steps", [61, 62, 64])
 def test_chunks_are_of_about_the_root_of_all_steps(steps):
   """Their number too, whatever divides the steps."""
@@ -436,7 +427,7 @@ def test_chunks_are_of_about_the_root_of_all_steps(steps):
   )
   lengths = {
       equation.params["length"]
-      for equation in equations_of(jaxpr.jaxpr)
+      for equation in jaxprs.equations(jaxpr.jaxpr)
       if equation.primitive.name == "scan"
   }
   assert max(lengths) <= steps**0.5 + 2
@@ -456,7 +447,7 @@ def test_products_are_kept_for_the_backward_pass(name, way):
     jaxpr = jaxpr_of(unroll_of(CORES[name], way, remat=remat), inputs)
     policies = [
         equation.params["policy"]
-        for equation in equations_of(jaxpr.jaxpr)
+        for equation in jaxprs.equations(jaxpr.jaxpr)
         if equation.primitive.name in _REMAT
     ]
     assert jax.checkpoint_policies.dots_saveable in policies

@@ -1,6 +1,7 @@
 """The benchmark of training programs, run as its users run it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -45,6 +46,25 @@ def test_products_of_an_update_are_counted():
   mlp = 3 * 2 * 2 * (7 * 5 + 5 * 3)
   assert row["gflop"] == pytest.approx(1e-9 * (lstm + mlp))
   assert "updates_per_second" not in row
+
+
+def test_devices_share_the_work():
+  """Each draws its own examples, and none works on those of another."""
+  done = subprocess.run(
+      [
+          *(sys.executable, "-m", "benchmarks.training", "--json"),
+          *("--benchmark=nth_farthest", "--core=lstm", "--seconds=0"),
+          *("--hidden_size=64", "--mlp_sizes=64", "--batch_size=64"),
+          "--parallel=jit",
+      ],
+      capture_output=True,
+      text=True,
+      check=True,
+      env=os.environ
+      | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+  )
+  (row,) = json.loads(done.stdout)
+  assert 25 <= row["share"] < 30
 
 
 # A process of its own, since other benchmarks define the same flags.
