@@ -24,6 +24,7 @@ PAGES = {
         else (ROOT / folder).rglob("*.md")
     )
 }
+MINI_PACMAN = "results/reinforcement_learning/mini_pacman/README.md"
 GUIDES = [name for name in PAGES if name.split("/")[0] != "results"]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -99,18 +100,32 @@ def test_example_of_sonnets_variables():
   assert names["output"].shape == (2, 1024)
 
 
+@pytest.mark.slow  # two minutes
 def test_return_of_a_random_policy():
-  page = "results/reinforcement_learning/mini_pacman/README.md"
-  (names,) = run_examples(page)
+  (names,) = run_examples(MINI_PACMAN)
   returns = names["returns"]
-  assert f"A random policy has {returns.mean():.1f} " in PAGES[page]
-  assert f" ± {returns.std() / returns.size**0.5:.1f}, by" in PAGES[page]
+  assert f"A random policy has {returns.mean():.1f} " in PAGES[MINI_PACMAN]
+  error = returns.std() / returns.size**0.5
+  assert f" ± {error:.1f}, by" in PAGES[MINI_PACMAN]
+
+
+def test_return_of_some_episodes_of_a_random_policy(monkeypatch):
+  page = PAGES[MINI_PACMAN]
+  stated = re.search(r"A random policy has (\S+) ±", page)
+  assert page.count("1024)") == 1
+  monkeypatch.setitem(PAGES, MINI_PACMAN, page.replace("1024)", "64)"))
+  (names,) = run_examples(MINI_PACMAN)
+  returns = names["returns"]
+  assert returns.shape == (64,)
+  error = returns.std() / 8
+  assert 0 < error < 3
+  assert abs(returns.mean() - float(stated[1])) < 4 * error
 
 
 def test_all_examples_are_tested():
   tested = {
       "README.md",
-      "results/reinforcement_learning/mini_pacman/README.md",
+      MINI_PACMAN,
   } | {
       f"docs/{name}.md"
       for name in (
