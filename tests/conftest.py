@@ -24,27 +24,26 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
-  """Keeps what is compiled, for all tests and the programs that they start.
-
-  Each process of tests has its own folder: JAX writes there without a lock.
-  """
+  """Keeps what is compiled, for modules whose runs have the same program."""
   options = {
       "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
       "jax_persistent_cache_min_compile_time_secs": 0.0,
       "jax_persistent_cache_min_entry_size_bytes": -1,
   }
-  with pytest.MonkeyPatch.context() as environment:
-    for name, value in options.items():
-      environment.setenv(name.upper(), str(value))
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
+  before = {name: getattr(jax.config, name) for name in options}
+  for name, value in options.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture
-def train_here(monkeypatch):
+def train_here(monkeypatch, compiled_once):
   """Returns a function that runs a training program in this process.
 
   Its arguments are the program's module, the directory of the run, flags, and
@@ -69,7 +68,7 @@ def train_here(monkeypatch):
 
 
 @pytest.fixture
-def about_to_train(monkeypatch, tmp_path):
+def about_to_train(monkeypatch, tmp_path, compiled_once):
   """Returns a context in which a training program has come to where it trains.
 
   Its arguments are the program's module and flags; it yields, as attributes,
