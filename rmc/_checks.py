@@ -1,5 +1,7 @@
 """Checks of arguments that the modules share."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +19,27 @@ def at_least(least: int, **arguments: int):
   for argument, value in arguments.items():
     if value < least:
       raise ValueError(f"{argument} must be at least {least}, got {value}.")
+
+
+def array(inputs: Any) -> jax.Array:
+  """Checks that one array enters a core, since of several NumPy makes one.
+
+  Args:
+    inputs: the inputs of a core.
+
+  Returns:
+    An array of JAX.
+
+  Raises:
+    ValueError: if they are a nest.
+  """
+  if not jax.tree_util.all_leaves([inputs]):
+    raise ValueError(
+        f"inputs must be one array, got a {type(inputs).__name__}; join what "
+        "it holds, or wrap the core in hk.ResetCore if it holds where episodes "
+        "begin."
+    )
+  return jnp.asarray(inputs)
 
 
 def floating(inputs: jax.Array):

@@ -535,6 +535,12 @@ class ActorCritic(hk.Module):
           f"observations must be of a floating type, got {images.dtype}; scale "
           "pixels first, to be from 0 to 1, say."
       )
+    if images.ndim != 4:
+      raise ValueError(
+          "observations must have shape [T, B, height, width, channels], or in "
+          "a step [B, height, width, channels]; in one step there are "
+          f"{list(images.shape)}."
+      )
     x = images
     for convolution in self._convolutions:
       x = jax.nn.relu(convolution(x))

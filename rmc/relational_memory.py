@@ -240,7 +240,7 @@ class RelationalMemory(hk.RNNCore):
     Raises:
       ValueError: if the inputs or the memory have a wrong shape or type.
     """
-    inputs, memory = jnp.asarray(inputs), jnp.asarray(memory)
+    inputs, memory = _checks.array(inputs), jnp.asarray(memory)
     self._check_memory(memory)
     if memory.ndim == 2:
       return _without_batch(
@@ -269,7 +269,7 @@ class RelationalMemory(hk.RNNCore):
     """
     if treat_input_as_matrix is None:
       treat_input_as_matrix = self._treat_input_as_matrix
-    inputs = jnp.asarray(inputs)
+    inputs = _checks.array(inputs)
     _check_inputs(inputs, treat_input_as_matrix)
     shape = inputs.shape
     if not treat_input_as_matrix:
@@ -416,7 +416,8 @@ def _check_inputs(inputs: jax.Array, as_matrix: bool):
     raise ValueError(
         f"inputs must have shape {axes}, that is at least {least} axes with "
         f"the batch and treat_input_as_matrix={as_matrix}, got "
-        f"{inputs.ndim}: {list(inputs.shape)}."
+        f"{inputs.ndim}: {list(inputs.shape)} (rmc.unroll makes one axis of "
+        "steps and batch)."
     )
   if 0 in inputs.shape[1:]:
     raise ValueError(

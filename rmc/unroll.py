@@ -66,8 +66,8 @@ def unroll(
   core is a Haiku module, the gradients of large weights are made at the end,
   from all steps at once. JAX then refuses forward-mode derivatives (`jax.jvp`)
   of the unroll itself, though not of its gradients; `hk.dynamic_unroll` has
-  them. A core that draws random numbers draws others here than there. In
-  `jax.shard_map` give `check_vma=False`.
+  them. A core that draws random numbers draws others here than there, and again
+  others with `remat`. In `jax.shard_map` give `check_vma=False`.
 
   Args:
     core: any `hk.RNNCore`, or a function `(inputs, state) -> (output, state)`

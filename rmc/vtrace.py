@@ -110,6 +110,7 @@ def vtrace(
       jax.lax.stop_gradient, arguments.values()
   )
   c_tm1 = lambda_ * jnp.minimum(1.0, rho_tm1)
+  decay_t = discount_t * c_tm1
   delta_t = jnp.minimum(clip_rho, rho_tm1) * (
       r_t + discount_t * v_t - v_tm1
   )
@@ -121,8 +122,8 @@ def vtrace(
 
   _, errors = jax.lax.scan(
       step,
-      jnp.zeros_like(delta_t[0]),
-      (delta_t, discount_t * c_tm1),
+      jnp.zeros(shape[1:], jnp.result_type(delta_t, decay_t)),
+      (delta_t, decay_t),
       reverse=True,
   )  # [T, ...]
   targets = errors + v_tm1

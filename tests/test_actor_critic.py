@@ -223,6 +223,18 @@ def test_default_torso():
   assert params["actor_critic/~/policy"]["w"].shape == (5 * 5 * 26, A)
 
 
+@pytest.mark.parametrize("shape", [(T, 5, 5, 3), (T, 1, 1, 5, 5, 3)])
+def test_observations_of_other_axes(shape):
+  """Without a batch, and with one axis too many."""
+  def network(observations):
+    model = make(Echo, core_input="flat")
+    resets = jnp.zeros(shape[:2], bool)
+    return model(observations, model.initial_state(shape[1]), resets)
+
+  with pytest.raises(ValueError, match="observations must have shape .T, B,"):
+    hk.transform(network).init(None, jnp.ones(shape))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

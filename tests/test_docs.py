@@ -11,9 +11,12 @@ import shlex
 import subprocess
 import sys
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import pytest
+
+import rmc
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {
@@ -80,14 +83,41 @@ def test_example_of_environments():
 
 
 def test_example_of_an_agent():
-  (names,) = run_examples("docs/own_agent.md")
+  names, _ = run_examples("docs/own_agent.md")
   first = jax.jit(names["network"].init)(jax.random.key(1), *names["first"])
   for x, y in zip(
       jax.tree.leaves(first), jax.tree.leaves(names["params"]), strict=True
   ):
     assert jnp.all(jnp.isfinite(y)) and jnp.any(x != y)
-  (agent,) = (block for _, block in BLOCK.findall(PAGES["docs/own_agent.md"]))
+  agent, _ = (block for _, block in BLOCK.findall(PAGES["docs/own_agent.md"]))
   assert len([line for line in agent.splitlines() if line]) <= 60
+
+
+def test_example_of_a_replay():
+  text = PAGES["docs/own_agent.md"]
+  _, code = (block for _, block in BLOCK.findall(text))
+  names = {"hk": hk, "jax": jax, "rmc": rmc}
+  exec(compile(code, "own_agent.md", "exec"), names)
+  burn_in = names["BURN_IN"]
+  steps = burn_in + 3
+  observations = jax.random.normal(jax.random.key(0), (steps, 2, 3))
+  begins = jnp.zeros([steps, 2], bool).at[0, 0].set(True)
+  network = names["q_network"]
+  params = network.init(jax.random.key(1), observations, begins, None)
+  old = jax.random.normal(jax.random.key(2), (2, 2, 32))
+
+  q = names["q_values"](params, observations, begins, old)
+  whole, _ = network.apply(params, observations, begins, old)
+  assert jnp.allclose(q, whole[burn_in:], atol=1e-6)
+  fresh, _ = network.apply(params, observations, begins, None)
+  assert jnp.allclose(q[:, 0], fresh[burn_in:, 0], atol=1e-6)
+  assert not jnp.any(jnp.isclose(q[:, 1], fresh[burn_in:, 1], atol=1e-6))
+
+  def total(observations):
+    return jnp.sum(names["q_values"](params, observations, begins, old))
+
+  grads = jax.grad(total)(observations)
+  assert not jnp.any(grads[:burn_in]) and jnp.all(grads[burn_in:] != 0)
 
 
 def test_example_of_data_parallelism():

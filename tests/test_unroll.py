@@ -579,6 +579,22 @@ def test_wrong_inputs(inputs, message):
     rmc.unroll(lambda inputs, state: (inputs, state), inputs, np.zeros(BATCH))
 
 
+@pytest.mark.parametrize("one_step", [True, False])
+@pytest.mark.parametrize("name", ["rmc", "rmc_matrix", "dnc", "entnet"])
+def test_inputs_of_several_arrays(name, one_step):
+  """As many as examples, so that NumPy could make one array of them."""
+  leading = (BATCH,) if one_step else (STEPS, BATCH)
+  parts = (inputs_for(name, *leading),) * BATCH
+
+  def fn(parts):
+    core = CORES[name]()
+    state = core.initial_state(BATCH)
+    return core(parts, state) if one_step else rmc.unroll(core, parts, state)
+
+  with pytest.raises(ValueError, match="inputs must be one array, got a tuple"):
+    hk.transform(fn).init(jax.random.key(0), parts)
+
+
 def test_inputs_without_the_batch():
   message = r"\[T, B, ...\], as the state has a batch, got \[4\]"
   with pytest.raises(ValueError, match=message):

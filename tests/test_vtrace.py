@@ -137,6 +137,18 @@ def test_numbers_may_be_traced():
   assert all(grads.values())
 
 
+def test_a_wider_lambda():
+  arguments = {
+      name: jnp.asarray(x, jnp.bfloat16) for name, x in sequences().items()
+  }
+  with jax.numpy_dtype_promotion("standard"):
+    narrow = rmc.vtrace(**arguments, lambda_=0.75)
+    wide = rmc.vtrace(**arguments, lambda_=np.float32(0.75))
+  for x, y in zip(narrow, wide, strict=True):
+    assert x.dtype == jnp.bfloat16 and y.dtype == jnp.float32
+    np.testing.assert_allclose(x.astype(jnp.float32), y, rtol=0.1, atol=0.1)
+
+
 def test_a_sequence_without_a_batch():
   arguments = sequences()
   whole = rmc.vtrace(**arguments)

@@ -249,7 +249,7 @@ class DNC(hk.RNNCore):
       ValueError: if the inputs or the state have a wrong shape, or the inputs
         a wrong type.
     """
-    inputs = jnp.asarray(inputs)
+    inputs = _checks.array(inputs)
     if jnp.ndim(state.memory) == 2:
       batch_of_one = jax.tree.map(lambda x: x[None], (inputs, state))
       return jax.tree.map(lambda x: x[0], self(*batch_of_one))

@@ -9,7 +9,6 @@ Glossary of shapes:
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 
 from rmc import _checks
 
@@ -87,7 +86,7 @@ class EntNet(hk.RNNCore):
       ValueError: if the inputs have a wrong shape or type, or the state another
         number of cells.
     """
-    inputs = jnp.asarray(inputs)
+    inputs = _checks.array(inputs)
     _checks.floating(inputs)
     if len(state) != len(self._cells):
       raise ValueError(
