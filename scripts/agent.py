@@ -138,7 +138,7 @@ class Agent:
   def init(self, key: jax.Array) -> hk.Params:
     """Returns the network's parameters."""
     shape = self.env.observation_shape
-    return self.network.init(key, jnp.zeros([1, *shape]))
+    return self.network.init(key, jnp.zeros([1, *shape], jnp.float32))
 
   def initial_carry(
       self, params: hk.Params, key: jax.Array, batch_size: int

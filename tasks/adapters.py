@@ -182,9 +182,9 @@ class GymnasiumEnv(gymnasium.Env):
 class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
   """A batch of environments with Gymnasium's interface, stepped at once.
 
-  Environment i of a batch that is reset with an integer seed plays as a single
-  environment does that is reset with seed + i. An episode that has ended gives
-  way to the next on the step after (`AutoresetMode.NEXT_STEP`).
+  Environment i of a batch that is reset with an integer seed begins with the
+  episode of a single environment that is reset with seed + i. An episode that
+  has ended gives way to the next on the step after (`AutoresetMode.NEXT_STEP`).
   """
 
   metadata = {

@@ -361,14 +361,16 @@ class BoxWorld(environment.Environment):
     place_key = jax.random.fold_in(place_key, attempt)
     exists, content, lock = self._sample_objects(level_key)  # [N]
     chances = [self._max_objects + 1]
-    uniform = jax.random.uniform(place_key, chances)
-    luck = jax.random.uniform(jax.random.fold_in(place_key, 1), chances)
+    uniform = jax.random.uniform(place_key, chances, jnp.float32)
+    luck_key = jax.random.fold_in(place_key, 1)
+    luck = jax.random.uniform(luck_key, chances, jnp.float32)
 
     def place(carry, inputs):
       legal, misses = carry  # [A], []
       exists, chance, luck, apart = inputs  # [], [], [], [A, A]
       anchor, count = _choose(legal, chance)
-      misses += jnp.where(exists, _misses(count / self._cells_tried, luck), 0)
+      share = jnp.float32(count) / self._cells_tried
+      misses += jnp.where(exists, _misses(share, luck), 0)
       legal &= apart[anchor] | ~exists
       return (legal, misses), anchor
 
@@ -388,7 +390,8 @@ class BoxWorld(environment.Environment):
     grid = grid.at[cells[1:] + 1].set(lock[1:], mode="drop")
     free = jnp.asarray(self._starts.reshape(-1)) & (grid == _EMPTY)
     agent, count = _choose(free, uniform[-1])
-    misses += _misses(count / self._starts.sum(), luck[-1])
+    share = jnp.float32(count) / np.float32(self._starts.sum())
+    misses += _misses(share, luck[-1])
     state = _first_state(key, grid.reshape(side, side), agent)
     return misses <= _MAX_MISSES, state
 
@@ -403,7 +406,7 @@ class BoxWorld(environment.Environment):
     """
     branches, branch_length = max(self.num_forward), self.branch_length
     chance_key, colour_key, root_key, content_key = jax.random.split(key, 4)
-    chance = jax.random.uniform(chance_key, [2])
+    chance = jax.random.uniform(chance_key, [2], jnp.float32)
     lengths = jnp.array(self.solution_length, jnp.int32)
     length = lengths[jnp.int32(chance[0] * lengths.size)]
     forward = jnp.array(self.num_forward, jnp.int32)
@@ -419,10 +422,11 @@ class BoxWorld(environment.Environment):
     ]
     lock = [jnp.zeros([1], jnp.int32), LOCK + colours[boxes]]
     if branches:
-      roots = jax.random.uniform(root_key, [branches, 1])
+      roots = jax.random.uniform(root_key, [branches, 1], jnp.float32)
       roots = jnp.int32(roots * jnp.float32(length))
       # Different colours within a branch: those with the largest scores.
-      scores = jax.random.uniform(content_key, [branches, NUM_COLOURS])
+      scores = [branches, NUM_COLOURS]
+      scores = jax.random.uniform(content_key, scores, jnp.float32)
       index = jnp.arange(NUM_COLOURS)
       allowed = (index >= length) & (index < NUM_COLOURS - 1)
       scores = jnp.where(allowed[None, :], scores, -1.0)
@@ -581,7 +585,7 @@ def _first_state(
       agent=agent,
       held=jnp.int32(held),
       frame=jnp.int32(0),
-      boxes=jnp.sum(jnp.int32((grid >= LOCK) & (grid < DISTRACTOR))),
+      boxes=jnp.sum((grid >= LOCK) & (grid < DISTRACTOR), dtype=jnp.int32),
       step_type=jnp.int32(environment.StepType.FIRST),
   )
 

@@ -480,7 +480,8 @@ class MiniPacman(environment.Environment):
     rules, board = self.rules, state.board
     ghosts, facings, left = board.ghosts, board.facings, board.ghosts_left
     powered = state.power > 0
-    move_chance, whim = jax.random.uniform(key, [2, rules.max_ghosts])  # [G]
+    chances = [2, rules.max_ghosts]
+    move_chance, whim = jax.random.uniform(key, chances, jnp.float32)  # [G]
 
     # How well each exit points to pacman; integers, so ties are exact.
     rows, cols = jnp.divmod(ghosts, _COLS)
@@ -558,7 +559,7 @@ class MiniPacman(environment.Environment):
     """Draws a level, at the first attempt: see `environment.sample_where`."""
     del attempt
     pills, ghosts = self.rules.num_pills, self.rules.max_ghosts
-    uniform = jax.random.uniform(key, [1 + pills + 2 * ghosts])
+    uniform = jax.random.uniform(key, [1 + pills + 2 * ghosts], jnp.float32)
     free = jnp.asarray(_FREE)
     pacman = free[jnp.int32(uniform[0] * _FREE.size)]
     start = jnp.int32(
@@ -619,7 +620,7 @@ class MiniPacman(environment.Environment):
   def _rgb(self, state: State, cells: jax.Array) -> jax.Array:
     """Returns the colours of some cells, [N, 3]."""
     wall, food, pacman, ghost, pill, power = self._entities(state, cells)
-    image = jnp.zeros([cells.size, 3])
+    image = jnp.zeros([cells.size, 3], jnp.float32)
     for mask, colour in (
         (wall, (1, 1, 1)),
         (food, (0, 0, 1)),

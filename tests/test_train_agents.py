@@ -415,6 +415,23 @@ def test_seed(about_to_train):
     assert np.any(x != y)
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_update_in_double_precision(name, about_to_train):
+  smoke = preset(f"{name}_smoke")
+  with (
+      jax.enable_x64(True),
+      about_to_train(PROGRAMS[name], smoke) as run,
+  ):
+    state = jax.eval_shape(run.init)
+    indices = np.arange(FLAGS.batch_size, dtype=np.int32)
+    loss, (_, carry) = jax.eval_shape(
+        run.loss_fn, state.params, indices, state.carry, state.key
+    )
+  assert loss.shape == ()
+  assert carry == state.carry
+  assert carry.timestep.observation.dtype == np.float32
+
+
 def test_flattened_input():
   """One row of all cells, rather than a row each."""
   sizes = []

@@ -99,19 +99,65 @@ def test_a_gradient_that_is_not_finite_is_flagged_though_the_loss_is():
   assert float(state.params["w"]) == 0.0
 
 
-def test_skipping_leaves_all_but_the_step():
+def test_skipping_leaves_parameters_and_optimizer():
   state, update = make(_rmsprop(), skip_nonfinite=True)
   state, _ = update(state, jnp.ones([4]))
   after, metrics = update(state, jnp.array([1.0, np.nan]))
   assert float(metrics["finite"]) == 0.0
   assert int(after.step) == int(state.step) + 1
-  for part in ("params", "opt_state", "carry"):
+  np.testing.assert_array_equal(after.carry, np.full(4, 2.0))
+  for part in ("params", "opt_state"):
     for new, old in zip(
         jax.tree.leaves(getattr(after, part)),
         jax.tree.leaves(getattr(state, part)),
         strict=True,
     ):
       np.testing.assert_array_equal(new, old)
+
+
+def test_skipping_lets_a_queue_go_on():
+  """A batch that is learnt from an update after it is seen, as by an actor."""
+
+  def loss_fn(params, batch, carry, key):
+    del key
+    return params["w"] * jnp.mean(carry["seen"]), ({}, {"seen": batch})
+
+  optimizer = optax.sgd(0.5)
+  state = training.init_state(
+      {"w": jnp.float32(2.0)},
+      optimizer,
+      jax.random.key(0),
+      carry={"seen": jnp.zeros([2, 1])},
+  )
+  update = training.make_update(loss_fn, optimizer, skip_nonfinite=True)
+  finite = []
+  for batch in ([1, 1], [np.nan, 1], [2, 2], [3, 3]):
+    state, metrics = update(state, jnp.float32(batch)[:, None])
+    finite.append(float(metrics["finite"]))
+  assert finite == [1, 1, 0, 1]
+  assert float(state.params["w"]) == 2.0 - 0.5 * (1 + 2)
+
+
+def test_skipping_keeps_what_examples_had_before_they_were_not_finite():
+  def loss_fn(params, batch, carry, key):
+    del key
+    count, memory = carry
+    memory = memory + batch[:, None]
+    return params["w"] * jnp.sum(memory), ({}, (count + 1, memory))
+
+  optimizer = optax.sgd(0.5)
+  state = training.init_state(
+      {"w": jnp.float32(2.0)},
+      optimizer,
+      jax.random.key(0),
+      carry=(jnp.zeros([3], jnp.int32), jnp.zeros([3, 2])),
+  )
+  update = training.make_update(loss_fn, optimizer, skip_nonfinite=True)
+  state, metrics = update(state, jnp.array([1.0, np.inf, 3.0]))
+  assert float(metrics["finite"]) == 0.0
+  count, memory = state.carry
+  np.testing.assert_array_equal(count, [1, 0, 1])
+  np.testing.assert_array_equal(memory, [[1, 1], [0, 0], [3, 3]])
 
 
 def test_skipping_changes_nothing_where_all_is_finite():

@@ -129,8 +129,8 @@ class DataParallel:
     Args:
       loss_fn: the loss and figures of a batch.
       optimizer: turns gradients into updates.
-      skip_nonfinite: whether to leave the state as it was if the loss or a
-        gradient is not finite.
+      skip_nonfinite: whether to leave the parameters as they were if the loss
+        or a gradient is not finite.
 
     Returns:
       A function `(state, batch) -> (state, metrics)`, which reuses the memory

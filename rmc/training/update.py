@@ -120,7 +120,9 @@ def make_update(
     axis_name: the mapped axis over which gradients and figures are averaged;
       None if the function sees the whole batch.
     skip_nonfinite: whether an update whose loss or gradient is not finite
-      leaves everything but the step as it was.
+      leaves the parameters and the optimiser's state as they were. The carry
+      goes on, so that the next update sees something else, but for the examples
+      whose own is not finite.
 
   Returns:
     A pure function `(state, batch) -> (state, metrics)`. To the figures of
@@ -139,13 +141,36 @@ def make_update(
     params = optax.apply_updates(state.params, updates)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-    next_state = (params, opt_state, carry)
     if skip_nonfinite:
-      last_state = (state.params, state.opt_state, state.carry)
-      next_state = jax.tree.map(
-          lambda new, old: jnp.where(finite, new, old), next_state, last_state
+      params, opt_state = jax.tree.map(
+          lambda new, old: jnp.where(finite, new, old),
+          (params, opt_state),
+          (state.params, state.opt_state),
       )
+      carry = _carry_on(finite, carry, state.carry)
     metrics |= {"grad_norm": grad_norm, "finite": finite.astype(jnp.float32)}
-    return TrainState(state.step + 1, *next_state, state.key), metrics
+    step = state.step + 1
+    return TrainState(step, params, opt_state, carry, state.key), metrics
 
   return update
+
+
+def _carry_on(finite: jax.Array, new: Any, old: Any) -> Any:
+  """Returns the new carry, or the old where an example's new is not finite.
+
+  Args:
+    finite: whether the loss and the gradient were; then all is new.
+    new: a nest of `[B, ...]`.
+    old: a nest of `[B, ...]`.
+  """
+  sound = True
+  for x in jax.tree.leaves(new):
+    if jnp.issubdtype(x.dtype, jnp.floating):
+      sound &= jnp.all(jnp.isfinite(x), axis=range(1, x.ndim))  # [B]
+  sound |= finite
+
+  def choose(new, old):
+    axes = range(sound.ndim, new.ndim)
+    return jnp.where(jnp.expand_dims(sound, axes), new, old)
+
+  return jax.tree.map(choose, new, old)

@@ -124,6 +124,20 @@ def test_devices_play_as_one(name):
 
 
 @ENVIRONMENTS
+def test_double_precision_changes_nothing(name):
+  keys = jax.random.split(jax.random.PRNGKey(5), 8)
+  actions = jnp.arange(8 * 20, dtype=jnp.int32).reshape(8, 20)
+  actions %= make(name).num_actions
+  single = jax.jit(jax.vmap(rollout(make(name), 20)))(keys, actions)
+  # Their indices are then of both types.
+  with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    double = jax.jit(jax.vmap(rollout(make(name), 20)))(keys, actions)
+  for x, y in zip(*map(jax.tree.leaves, (single, double)), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+
+
+@ENVIRONMENTS
 def test_types_of_what_is_returned(name):
   env = make(name)
   for call in (
