@@ -485,7 +485,8 @@ class ActorCritic(hk.Module):
       state after the last step.
 
     Raises:
-      ValueError: if the observations are not of a floating type.
+      ValueError: if the observations are not of a floating type, or have other
+        axes.
     """
     inputs = over_steps(self._torso, observations)  # [T, B, ...]
     outputs, state = unroll(
@@ -537,9 +538,9 @@ class ActorCritic(hk.Module):
       )
     if images.ndim != 4:
       raise ValueError(
-          "observations must have shape [T, B, height, width, channels], or in "
-          "a step [B, height, width, channels]; in one step there are "
-          f"{list(images.shape)}."
+          "observations must have shape [T, B, height, width, channels], or [B, "
+          "height, width, channels] in a step; with steps and batch as one axis "
+          f"they are {list(images.shape)}."
       )
     x = images
     for convolution in self._convolutions:
