@@ -538,9 +538,9 @@ class ActorCritic(hk.Module):
       )
     if images.ndim != 4:
       raise ValueError(
-          "observations must have shape [T, B, height, width, channels], or [B, "
-          "height, width, channels] in a step; with steps and batch as one axis "
-          f"they are {list(images.shape)}."
+          "observations must have shape [T, B, height, width, channels], or "
+          "[B, height, width, channels] in a step; with steps and batch as one "
+          f"axis they are {list(images.shape)}."
       )
     x = images
     for convolution in self._convolutions:
