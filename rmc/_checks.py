@@ -22,7 +22,7 @@ def at_least(least: int, **arguments: int):
 
 
 def array(inputs: Any) -> jax.Array:
-  """Checks that one array enters a core, since of several NumPy makes one.
+  """Checks that one array enters a core; several would be stacked to one.
 
   Args:
     inputs: the inputs of a core.

@@ -425,8 +425,8 @@ class BoxWorld(environment.Environment):
       roots = jax.random.uniform(root_key, [branches, 1], jnp.float32)
       roots = jnp.int32(roots * jnp.float32(length))
       # Different colours within a branch: those with the largest scores.
-      scores = [branches, NUM_COLOURS]
-      scores = jax.random.uniform(content_key, scores, jnp.float32)
+      shape = [branches, NUM_COLOURS]
+      scores = jax.random.uniform(content_key, shape, jnp.float32)
       index = jnp.arange(NUM_COLOURS)
       allowed = (index >= length) & (index < NUM_COLOURS - 1)
       scores = jnp.where(allowed[None, :], scores, -1.0)
