@@ -102,21 +102,22 @@ def test_example_of_a_replay():
   steps = burn_in + 3
   observations = jax.random.normal(jax.random.key(0), (steps, 2, 3))
   begins = jnp.zeros([steps, 2], bool).at[0, 0].set(True)
-  network = names["q_network"]
-  params = network.init(jax.random.key(1), observations, begins, None)
+  init, apply = map(jax.jit, names["q_network"])
+  q_values = jax.jit(names["q_values"])
+  params = init(jax.random.key(1), observations, begins, None)
   old = jax.random.normal(jax.random.key(2), (2, 2, 32))
 
-  q = names["q_values"](params, observations, begins, old)
-  whole, _ = network.apply(params, observations, begins, old)
+  q = q_values(params, observations, begins, old)
+  whole, _ = apply(params, observations, begins, old)
   assert jnp.allclose(q, whole[burn_in:], atol=1e-6)
-  fresh, _ = network.apply(params, observations, begins, None)
+  fresh, _ = apply(params, observations, begins, None)
   assert jnp.allclose(q[:, 0], fresh[burn_in:, 0], atol=1e-6)
   assert not jnp.any(jnp.isclose(q[:, 1], fresh[burn_in:, 1], atol=1e-6))
 
   def total(observations):
-    return jnp.sum(names["q_values"](params, observations, begins, old))
+    return jnp.sum(q_values(params, observations, begins, old))
 
-  grads = jax.grad(total)(observations)
+  grads = jax.jit(jax.grad(total))(observations)
   assert not jnp.any(grads[:burn_in]) and jnp.all(grads[burn_in:] != 0)
 
 
