@@ -369,8 +369,7 @@ class BoxWorld(environment.Environment):
       legal, misses = carry  # [A], []
       exists, chance, luck, apart = inputs  # [], [], [], [A, A]
       anchor, count = _choose(legal, chance)
-      share = jnp.float32(count) / self._cells_tried
-      misses += jnp.where(exists, _misses(share, luck), 0)
+      misses += jnp.where(exists, _misses(count / self._cells_tried, luck), 0)
       legal &= apart[anchor] | ~exists
       return (legal, misses), anchor
 
@@ -390,8 +389,7 @@ class BoxWorld(environment.Environment):
     grid = grid.at[cells[1:] + 1].set(lock[1:], mode="drop")
     free = jnp.asarray(self._starts.reshape(-1)) & (grid == _EMPTY)
     agent, count = _choose(free, uniform[-1])
-    share = jnp.float32(count) / np.float32(self._starts.sum())
-    misses += _misses(share, luck[-1])
+    misses += _misses(count / int(self._starts.sum()), luck[-1])
     state = _first_state(key, grid.reshape(side, side), agent)
     return misses <= _MAX_MISSES, state
 
