@@ -320,8 +320,8 @@ class LanguageModel(hk.Module):
   ) -> tuple[jax.Array, Any]:
     """Returns the mean of minus a call's log-probabilities, to train on.
 
-    Its gradient takes less time than that of a call; forward mode as in
-    `rmc.softmax.cross_entropy`.
+    Its gradient takes less time than that of a call; JAX refuses forward mode,
+    as of `rmc.unroll`.
 
     Args:
       tokens: words, `[T, B]`.

@@ -201,7 +201,12 @@ class Softmax(_Chunked):
       ValueError: if a size is below 1.
     """
     super().__init__(name=name)
-    _checks.at_least(1, vocab_size=vocab_size, embedding_size=embedding_size)
+    _checks.at_least(
+        1,
+        vocab_size=vocab_size,
+        embedding_size=embedding_size,
+        chunk_size=1 if chunk_size is None else chunk_size,
+    )
     self._vocab_size = vocab_size
     self.embedding_size = embedding_size
     self._tied = tied
@@ -279,7 +284,11 @@ class AdaptiveSoftmax(_Chunked):
     """
     super().__init__(name=name)
     _checks.at_least(
-        1, vocab_size=vocab_size, embedding_size=embedding_size, factor=factor
+        1,
+        vocab_size=vocab_size,
+        embedding_size=embedding_size,
+        factor=factor,
+        chunk_size=1 if chunk_size is None else chunk_size,
     )
     bounds = [0, *cutoffs, vocab_size]
     if not cutoffs or any(a >= b for a, b in itertools.pairwise(bounds)):

@@ -141,7 +141,7 @@ def _first(
     workdir: pathlib.Path, name: str, value: float
 ) -> tuple[float, float]:
   """Returns updates and seconds at the first such report, or infinity."""
-  sign = -1 if name.endswith(("loss", "perplexity")) else 1
+  sign = -1 if "loss" in name or "perplexity" in name else 1
   for record in training.read_metrics(workdir):
     if name in record and sign * record[name] >= sign * value:
       return record["step"], record["wall_seconds"]

@@ -5,10 +5,9 @@
   python -m scripts.demo --benchmark=language_modeling
 
 Both see the same stream of examples; --cores=rmc,lstm,dnc,entnet compares the
-other baselines too. Nth Farthest takes some two minutes a core and seed on two
-CPU cores, Learning to Execute no longer, language modelling about one. It
-prints a table and leaves learning_curves.png, and in each run's directory what
-the training program draws.
+other baselines too. Each core and seed takes one to two minutes on two CPU
+cores. It prints a table and leaves learning_curves.png, and in each run's
+directory what the training program draws.
 """
 
 import json

@@ -224,6 +224,7 @@ def make_network(vocab_size: int) -> hk.MultiTransformed:
     whenever one of them is traced.
 
   Raises:
+    UsageError: if `--cutoffs` or `--core` is wrong by itself.
     ValueError: if the flags do not go together.
   """
   cutoffs = common_flags.positive_integers("cutoffs")

@@ -320,7 +320,8 @@ def make(
     As `to_gymnasium`.
 
   Raises:
-    ValueError: if an argument is none of these.
+    TypeError: if a setting is none of the environment's.
+    ValueError: if an argument has a value that is not allowed.
   """
   if name not in _ENVIRONMENTS:
     raise ValueError(f"name must be of {list(_ENVIRONMENTS)}, got {name!r}")

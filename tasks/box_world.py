@@ -470,7 +470,7 @@ class BoxWorld(environment.Environment):
     return row - 2, col - 2, row + 3, col + 3
 
   def to_text(self, state: State) -> str:
-    """Returns the board as text, which `parse` reads.
+    """Returns the board as text, which `parse` reads while the gem is there.
 
     Args:
       state: a state, not traced.

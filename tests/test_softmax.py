@@ -402,17 +402,21 @@ def test_wrong_cutoffs(cutoffs):
         (rmc.Softmax, {"chunk_size": -1}),
     ],
 )
-@pytest.mark.parametrize("call", ["log_probs", "cross_entropy"])
-def test_wrong_sizes(call, kind, arguments):
+def test_wrong_sizes(kind, arguments):
   name, value = list(arguments.items())[-1]
 
   def fn():
-    sizes = {"vocab_size": VOCAB, "embedding_size": SIZE} | arguments
-    module = kind(**sizes)
-    return getattr(module, call)(jnp.zeros([2, SIZE]), jnp.zeros(2, int))
+    kind(**{"vocab_size": VOCAB, "embedding_size": SIZE} | arguments)
 
   with pytest.raises(ValueError, match=f"{name} must be at least 1, .*{value}"):
-    hk.transform(fn).init(jax.random.key(0))
+    hk.transform(fn).init(None)
+
+
+@pytest.mark.parametrize("function", ["log_probs", "cross_entropy"])
+def test_wrong_size_of_a_chunk(function):
+  arrays = (jnp.zeros([2, SIZE]), jnp.zeros([VOCAB, SIZE]), jnp.zeros(VOCAB))
+  with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+    getattr(softmax, function)(*arrays, jnp.zeros(2, int), 0)
 
 
 @pytest.mark.parametrize("loss", [False, True])

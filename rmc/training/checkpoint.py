@@ -18,7 +18,7 @@ _MAX_TO_KEEP = 3
 
 
 class CheckpointError(Exception):
-  """No checkpoint can be read, or it belongs to another run."""
+  """A directory's checkpoints cannot be read, or are not this run's to use."""
 
 
 class Checkpointer:

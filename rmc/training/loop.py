@@ -168,9 +168,10 @@ def train(
 
   Raises:
     CheckpointError: if a checkpoint is of another configuration, or of more
-      updates, or cannot be read or written, or another run uses the directory.
+      updates, or cannot be read, or the directory is used by another run or
+      has a path in which orbax finds nothing.
     NonFiniteError: if the loss or a gradient is not finite.
-    OSError: if a file cannot be written.
+    OSError: if a file or a checkpoint cannot be written.
     ValueError: if the parameters are not a nest of dicts and lists, or a figure
       is not one number or has a name that the loop records itself.
     Interrupted: if SIGINT or SIGTERM came. The state is saved.

@@ -26,9 +26,9 @@ def initialize(
 ):
   """Joins the other processes of the run, if there are any.
 
-  Without arguments it does so in an environment that names more than one task:
-  a TPU pod, a SLURM step, an Open MPI job, or an indexed Kubernetes job. JAX
-  then finds the others by itself. Elsewhere it does nothing.
+  Without arguments it does so in a SLURM step or an Open MPI job of several
+  tasks, on a Cloud TPU, and in an indexed Kubernetes job; the last two even if
+  there are no others. JAX then finds them by itself. Elsewhere it does nothing.
 
   Args:
     coordinator_address: `host:port` of process 0.
@@ -88,7 +88,7 @@ def initialize(
 
 
 def is_multihost(environment: Mapping[str, str]) -> bool:
-  """Returns whether the environment is that of one task among several."""
+  """Returns whether the environment is of a task that may be one of several."""
 
   def number(name):
     value = environment.get(name, "")

@@ -282,6 +282,22 @@ def test_without_figures_those_of_evaluations_are_shown(tmp_path):
   assert cells[1][6:] == ["80 ± 0", "2", "4", "never", "never"]
 
 
+def test_a_part_of_a_perplexity_is_reached_from_above(tmp_path):
+  """As that by frequency of the words, whose name does not end so."""
+  name = "test_perplexity_over_10k"
+  (tmp_path / "flags.txt").write_text("--seed=0\n")
+  records = [
+      {"step": i, "wall_seconds": 2.0 * i, name: x}
+      for i, x in enumerate((500.0, 90.0), 1)
+  ]
+  (tmp_path / "metrics.jsonl").write_text(
+      "".join(json.dumps(record) + "\n" for record in records)
+  )
+  table = compare_runs.table([tmp_path], [name], [(name, 100.0)])
+  row = [cell.strip() for cell in table.splitlines()[-1].split("|")]
+  assert row[-3:-1] == ["2", "4"]
+
+
 def test_evaluations_of_an_agent_are_figures_of_its_run(tmp_path):
   """The last one; of other flags, or of fewer updates, it is of no run."""
   record = {"step": 3, "wall_seconds": 2.0, "return": 5.0}
