@@ -201,12 +201,8 @@ class Softmax(_Chunked):
       ValueError: if a size is below 1.
     """
     super().__init__(name=name)
-    _checks.at_least(
-        1,
-        vocab_size=vocab_size,
-        embedding_size=embedding_size,
-        chunk_size=1 if chunk_size is None else chunk_size,
-    )
+    _checks.at_least(1, vocab_size=vocab_size, embedding_size=embedding_size)
+    _check_chunk_size(chunk_size)
     self._vocab_size = vocab_size
     self.embedding_size = embedding_size
     self._tied = tied
@@ -284,12 +280,9 @@ class AdaptiveSoftmax(_Chunked):
     """
     super().__init__(name=name)
     _checks.at_least(
-        1,
-        vocab_size=vocab_size,
-        embedding_size=embedding_size,
-        factor=factor,
-        chunk_size=1 if chunk_size is None else chunk_size,
+        1, vocab_size=vocab_size, embedding_size=embedding_size, factor=factor
     )
+    _check_chunk_size(chunk_size)
     bounds = [0, *cutoffs, vocab_size]
     if not cutoffs or any(a >= b for a, b in itertools.pairwise(bounds)):
       raise ValueError(
@@ -480,12 +473,18 @@ def _plan(
         f"{list(targets.shape)} and {list(outputs.shape)}."
     )
   steps = targets.shape[0]
-  _checks.at_least(1, chunk_size=1 if chunk_size is None else chunk_size)
+  _check_chunk_size(chunk_size)
   if chunk_size is None:
     logits_a_step = vocab_size * math.prod(targets.shape[1:])
     chunk_size = max(1, _MAX_LOGITS // max(1, logits_a_step))
   num_chunks = max(1, -(-steps // chunk_size))
   return targets, -(-steps // num_chunks)  # Of even size: the least to pad.
+
+
+def _check_chunk_size(chunk_size: int | None):
+  """Raises ValueError if a size is given that is below 1."""
+  if chunk_size is not None:
+    _checks.at_least(1, chunk_size=chunk_size)
 
 
 def _cut(x: jax.Array, chunk_size: int) -> jax.Array:
