@@ -40,7 +40,7 @@ test-slow: $(STAMP)
 
 # Kills a run at 50 random moments and compares its end; some minutes.
 stress: $(STAMP)
-	$(BIN)/python -m tests.stress
+	$(BIN)/python -m tests.helpers.stress
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

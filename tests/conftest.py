@@ -10,8 +10,8 @@ import pytest
 
 from rmc import training
 from scripts import common_flags
-from tests.programs import parsed
-from tests.tiny_training import records_of
+from tests.helpers.programs import parsed
+from tests.helpers.tiny_training import records_of
 
 # Tests run most programs once or twice, so that time goes to compiling them:
 # without LLVM's optimisations it takes half as long. `XLA_FLAGS= make test` has

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests import test_train_language_model as programs
+from tests.scripts import test_train_language_model as programs
 
 NETWORK = (
     "--head_size=2",

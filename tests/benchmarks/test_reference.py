@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import reference
 import rmc
-from tests.small_cores import BATCH, case, draw_params
+from tests.helpers.small_cores import BATCH, case, draw_params
 
 STEPS = 3
 RESETS = np.array([[False, True], [False, False], [True, False]])

@@ -1,6 +1,6 @@
 """The benchmark of softmaxes, run as its users run it."""
 
-from tests.programs import run
+from tests.helpers.programs import run
 
 
 def test_table():

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-from tests.programs import ROOT
+from tests.helpers.programs import ROOT
 
 
 def test_sigterm_ends_the_training_too(tmp_path):

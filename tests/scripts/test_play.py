@@ -6,7 +6,7 @@ import sys
 from PIL import Image
 import pytest
 
-from tests.programs import ROOT, run
+from tests.helpers.programs import ROOT, run
 
 
 def play(*arguments, keys=""):

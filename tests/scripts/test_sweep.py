@@ -11,7 +11,7 @@ import time
 import pytest
 
 from scripts import compare_runs
-from tests.programs import ROOT, run
+from tests.helpers.programs import ROOT, run
 
 # A training program in small: its result is a function of its flags.
 TRAINER = '''

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasks import box_world, environment
-from tests.tasks import box_world_solver, rollouts
+from tests.helpers import box_world_solver, rollouts
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 NORTH, SOUTH, WEST, EAST = range(4)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tasks import environment, mini_pacman
-from tests.tasks import rollouts
+from tests.helpers import rollouts
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 STAY, RIGHT, UP, LEFT, DOWN = range(5)

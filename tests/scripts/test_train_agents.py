@@ -1,0 +1,504 @@
+"""The programs that train, evaluate and film agents."""
+
+import contextlib
+import json
+
+from absl import flags
+import haiku as hk
+import jax
+import numpy as np
+import optax
+from PIL import Image
+import pytest
+
+import rmc
+from rmc import training
+from scripts import (
+  agent_flags,
+  common_flags,
+  core_flags,
+  evaluate_agent,
+  train_box_world,
+  train_mini_pacman,
+)
+from scripts.agent import Agent
+from tests.helpers.programs import ROOT, parsed, run
+from tests.helpers.tiny_training import assert_same_bits
+
+FLAGS = flags.FLAGS
+PRESETS = ROOT / "scripts" / "presets"
+PROGRAMS = {"box_world": train_box_world, "mini_pacman": train_mini_pacman}
+
+
+def preset(name):
+  return f"--flagfile={PRESETS / name}.flags"
+
+
+@pytest.fixture
+def train(train_here):
+  """Returns a function that trains in this process, on some devices."""
+
+  def train(env, workdir, *arguments, num_devices=1):
+    return train_here(
+        PROGRAMS[env],
+        workdir,
+        preset(f"{env}_smoke"),
+        *arguments,
+        num_devices=num_devices,
+    )
+
+  return train
+
+
+def test_resumed_run_is_the_same(train, tmp_path):
+  """Environments, memories and what is still to be learnt from go on."""
+  whole = train("box_world", tmp_path / "whole", "--core=lstm")
+  train("box_world", tmp_path / "halves", "--core=lstm", "--steps=3")
+  halves = train("box_world", tmp_path / "halves", "--core=lstm")
+  assert [record["step"] for record in whole] == [2, 4, 6, 6]
+  assert halves == whole
+  assert_same_bits(
+      training.load_params(tmp_path / "halves"),
+      training.load_params(tmp_path / "whole"),
+  )
+  figures = whole[1]
+  assert figures["environment_steps"] == 4 * 8 * 5
+  assert figures["episodes"] > 0 and figures["length"] <= 11
+  names = {"policy_loss", "value_loss", "entropy", "explained_variance"}
+  names |= {"importance_ratio", "clipped_ratios", "grad_norm"}
+  names |= {"return", "return_standard_error", "solved", "timeout_1"}
+  names |= {"eval_return", "eval_return_standard_error", "eval_distractor"}
+  assert names <= figures.keys()
+  assert (tmp_path / "whole" / "learning_curve.png").exists()
+  summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+  # Both are rounded.
+  assert summary["environment_steps_per_second"] == pytest.approx(
+      8 * 5 * summary["steps_per_second"], abs=0.1
+  )
+
+
+def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
+  records = train("mini_pacman", tmp_path)
+  assert {"level", "food", "pills", "ghosts"} <= records[-2].keys()
+  result = run("scripts.evaluate_agent", f"--workdir={tmp_path}")
+  assert result.returncode == 0, result.stderr
+  (evaluation,) = evaluations_of(tmp_path)
+  assert (evaluation["step"], evaluation["overruled"]) == (6, {})
+  for policy in ("sampled", "greedy"):
+    figures = evaluation[policy]
+    assert figures["length"]["episodes"] == 16
+    assert 1 <= figures["length"]["mean"] <= 10
+    assert figures["return"]["standard error"] >= 0
+  # The same levels as in training's own evaluation.
+  found = evaluation["sampled"]["return"]
+  assert found["mean"] == pytest.approx(records[-1]["eval_return"])
+  assert found["standard error"] == pytest.approx(
+      records[-1]["eval_return_standard_error"]
+  )
+  assert len(result.stdout.splitlines()) == 2 + sum(
+      len(evaluation[policy]) for policy in ("sampled", "greedy")
+  )
+  film = tmp_path / "episode.gif"
+  result = run("scripts.render_agent", f"--workdir={tmp_path}", f"--gif={film}")
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.startswith("Saved ")
+  with Image.open(film) as image:
+    # The board, and beside it what the slots attend to.
+    assert image.width > 19 * 16 + 8 and image.height > 15 * 16
+    assert image.n_frames > 1
+
+
+def leave_untrained(env, workdir, *arguments):
+  """Leaves what 3 updates of a run would, with parameters of no use."""
+  program = PROGRAMS[env]
+  with parsed(preset(f"{env}_smoke"), *arguments):
+    lines = [
+        flag.serialize()
+        for flag in FLAGS.get_key_flags_for_module(program.__name__)
+        if flag.name not in common_flags.FREE
+    ]
+    agent = agent_flags.make_agent(program.make_environment())
+    shapes = jax.eval_shape(agent.init, jax.random.key(0))
+  (workdir / "flags.txt").write_text("\n".join(lines) + "\n")
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes
+  )
+  state = training.init_state(params, optax.sgd(1.0), jax.random.key(0), None)
+  with contextlib.closing(training.Checkpointer(workdir)) as checkpointer:
+    checkpointer.save(training.to_numpy(state._replace(step=np.int32(3))), {})
+
+
+def evaluate(workdir, *arguments):
+  """Evaluates in this process; returns all evaluations so far."""
+  with parsed(
+      f"--flagfile={workdir}/flags.txt", f"--workdir={workdir}", *arguments
+  ):
+    evaluate_agent.main()
+  return evaluations_of(workdir)
+
+
+def evaluations_of(workdir):
+  text = (workdir / "evaluations.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def test_evaluations_say_what_they_are_of(tmp_path):
+  """Those with other flags stand beside those with the run's own."""
+  leave_untrained("box_world", tmp_path, "--core=lstm", "--eval_episodes=2")
+  # What is given as it was is not overruled.
+  (first,) = evaluate(tmp_path, "--num_forward=0,1")
+  again, second = evaluate(
+      tmp_path,
+      "--solution_length=2",
+      "--max_steps=1",
+      "--eval_episodes=3",
+      "--eval_seed=1",
+  )
+  assert again == first
+  assert (first["step"], first["eval_seed"]) == (3, 0)
+  assert (second["step"], second["eval_seed"]) == (3, 1)
+  assert first["overruled"] == {}
+  assert second["overruled"] == {
+      "solution_length": ["2"],
+      "max_steps": 1,
+      "eval_episodes": 3,
+  }
+  assert first["sampled"]["length"]["episodes"] == 2
+  assert second["sampled"]["length"]["episodes"] == 3
+  assert second["sampled"]["length"]["mean"] == 2
+
+
+def test_what_is_played(tmp_path, monkeypatch):
+  """Drawn and likeliest actions, on the levels of the evaluation's own seed."""
+  played, seeds, held_out_key = [], [], agent_flags.held_out_key
+
+  def play(self, params, key, num_episodes, greedy=False):
+    del self, params
+    played.append((greedy, num_episodes))
+    returns = np.arange(4.0, dtype=np.float32) + 10 * greedy
+    return {"return": (returns, np.ones(4, bool))}
+
+  def watched(seed=0):
+    seeds.append(seed)
+    return held_out_key(seed)
+
+  monkeypatch.setattr(Agent, "_play", play)
+  monkeypatch.setattr(agent_flags, "held_out_key", watched)
+  leave_untrained("box_world", tmp_path, "--core=lstm")
+  (found,) = evaluate(tmp_path, "--eval_seed=5", "--eval_episodes=4")
+  assert played == [(False, 4), (True, 4)]
+  assert seeds == [5]
+  assert found["sampled"]["return"]["mean"] == 1.5
+  assert found["greedy"]["return"]["mean"] == 11.5
+
+
+def test_flags_of_another_environment(tmp_path):
+  leave_untrained("box_world", tmp_path, "--core=lstm")
+  with pytest.raises(
+      common_flags.UsageError, match="--frame_cap=10 is no flag of a run like"
+  ):
+    evaluate(tmp_path, "--frame_cap=10")
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--core=rmc", "--core=rmc --mem_slots=17", "--core=conv_lstm"],
+)
+def test_box_world_is_filmed(tmp_path, options):
+  """Of 10 x 10 cells; what is attended to is there for the RMC alone."""
+  leave_untrained("box_world", tmp_path, *options.split())
+  film = tmp_path / "episode.gif"
+  result = run("scripts.render_agent", f"--workdir={tmp_path}", f"--gif={film}")
+  assert result.returncode == 0, result.stderr
+  with Image.open(film) as image:
+    assert (image.width > 10 * 16 + 8) == ("rmc" in options)
+    assert (image.height >= 17 * (17 + 4)) == ("17" in options)
+    assert 1 < image.n_frames <= 12
+    frame = np.asarray(image.convert("RGB"))
+  board = frame[: 10 * 16, : 10 * 16].reshape(-1, 3)
+  assert len(np.unique(board, axis=0)) > 3
+
+
+@pytest.mark.parametrize("program", ["evaluate_agent", "render_agent"])
+def test_workdir_of_another_program(tmp_path, program):
+  (tmp_path / "flags.txt").write_text("--seed=0\n--num_objects=4\n")
+  result = run(f"scripts.{program}", f"--workdir={tmp_path}")
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert f"--workdir={tmp_path} must be of a run of this" in result.stderr
+  assert "no --num_objects" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "program, arguments, message",
+    [
+        ("evaluate_agent", [], "--workdir must name"),
+        ("evaluate_agent", ["--workdir=/nowhere"], "must be of a run of"),
+        ("render_agent", ["--workdir=/nowhere"], "--gif=None must name"),
+        ("train_box_world", ["--workdir={}", "--grid_size=3"], "too small"),
+        (
+            "train_box_world",
+            ["--workdir={}", "--num_forward=0,x"],
+            "--num_forward=0,x must be positive integers or 0",
+        ),
+        (
+            "train_mini_pacman",
+            ["--workdir={}", "--conv_strides=1"],
+            "equally many",
+        ),
+        ("train_mini_pacman", ["--workdir={}", "--rules=run"], "--rules=run"),
+        ("train_box_world", ["--workdir={}", "--discount=nan"], "=nan"),
+        ("train_box_world", ["--workdir={}", "--rmsprop_decay=nan"], "=nan"),
+        ("evaluate_agent", ["--eval_seed=4294967296"], "--eval_seed=429496729"),
+    ],
+)
+def test_wrong_flags_are_one_line(tmp_path, program, arguments, message):
+  result = run(f"scripts.{program}", *(x.format(tmp_path) for x in arguments))
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1 and message in result.stderr
+  assert not result.stdout
+  assert not list(tmp_path.iterdir())
+
+
+AGENTS = sorted(
+    path.stem
+    for path in PRESETS.iterdir()
+    if path.stem.startswith(tuple(PROGRAMS))
+)
+
+
+@pytest.mark.parametrize("core", ["rmc", "lstm", "conv_lstm"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_presets(name, core):
+  """They parse, their networks fit, and the paper's are of its size."""
+  env = next(env for env in PROGRAMS if name.startswith(env))
+  with parsed(preset(name), f"--core={core}"):
+    agent = agent_flags.make_agent(PROGRAMS[env].make_environment())
+    params = jax.eval_shape(agent.init, jax.random.key(0))
+    if not name.endswith("paper"):
+      return
+    assert (FLAGS.unroll_length, FLAGS.batch_size) == (40, 32)
+    assert (FLAGS.entropy_cost, FLAGS.discount) == (0.005, 0.99)
+    assert 1e-5 <= FLAGS.learning_rate <= 2e-4
+    steps = FLAGS.steps * FLAGS.unroll_length * FLAGS.batch_size
+    total = 1e9 if env == "box_world" else 2e9
+    assert steps == pytest.approx(total, rel=0.01)
+    if env == "box_world":
+      assert (FLAGS.grid_size, FLAGS.max_steps) == (12, 120)
+      assert (FLAGS.branch_length, FLAGS.view) == (1, "viewport")
+      assert FLAGS.solution_length == ["1", "2", "3", "4", "5"]
+      assert FLAGS.num_forward == ["0", "1", "2", "3", "4", "5"]
+    else:
+      assert (FLAGS.rules, FLAGS.frame_cap) == ("regular", 3000)
+      assert FLAGS.view == name.split("_")[2]
+    heads = params["actor_critic/~/policy"]["w"].shape[0]
+    if core == "rmc":
+      assert (FLAGS.mem_slots, FLAGS.num_heads) == (4, 4)
+      assert (FLAGS.gate_style, FLAGS.num_blocks) == ("memory", 1)
+      assert heads == 1024
+    if core == "conv_lstm" and FLAGS.view == "viewport":
+      assert heads == 5 * 5 * 64
+
+
+def test_presets_are_there():
+  names = {"box_world_paper", "mini_pacman_viewport_paper"}
+  names |= {"mini_pacman_full_paper", "box_world_demo", "mini_pacman_demo"}
+  assert {*AGENTS} == names | {"box_world_smoke", "mini_pacman_smoke"}
+
+
+def test_flags_reach_agent_and_core(monkeypatch):
+  """Each has a value of its own, so that none can be taken for another."""
+  seen = {}
+
+  def record(module, name):
+    made = getattr(module, name)
+
+    def make(*arguments, **settings):
+      seen.update(settings)
+      return made(*arguments, **settings)
+
+    monkeypatch.setattr(module, name, make)
+
+  record(agent_flags, "Agent")
+  record(rmc, "RelationalMemory")
+  expected = {
+      "unroll_length": 3,
+      "discount": 0.75,
+      "entropy_cost": 0.125,
+      "value_cost": 0.375,
+      "actor_lag": 2,
+      "mem_slots": 4,
+      "head_size": 5,
+      "num_heads": 6,
+      "num_blocks": 7,
+      "key_size": 8,
+      "attention_mlp_layers": 9,
+      "forget_bias": 1.5,
+      "input_bias": -0.5,
+  }
+  with parsed(
+      preset("box_world_smoke"),
+      *(f"--{name}={value}" for name, value in expected.items()),
+  ):
+    agent_flags.make_agent(train_box_world.make_environment())
+  assert seen.items() >= expected.items()
+
+
+def test_flags_reach_other_cores(monkeypatch):
+  """And what is around a core: the loop, and a read-out."""
+  monkeypatch.setattr(rmc.baselines, "DNC", lambda **settings: settings)
+  monkeypatch.setattr(rmc.baselines, "EntNet", lambda *sizes: sizes)
+  monkeypatch.setattr(rmc, "RelationalMemory", lambda **settings: settings)
+  expected = {
+      "memory_size": 2,
+      "word_size": 3,
+      "num_reads": 4,
+      "num_writes": 5,
+      "controller": "feedforward",
+      "controller_layers": 6,
+      "hidden_size": 7,
+      "clip_value": 8.0,
+  }
+  flags_of_dnc = [f"--dnc_{name}={value}" for name, value in expected.items()]
+  with parsed("--core=dnc", *flags_of_dnc):
+    assert core_flags.make_core() == expected | {"output_size": 7}
+    FLAGS.dnc_clip_value = 0.0
+    assert core_flags.make_core()["clip_value"] is None
+  with parsed(
+      "--core=entnet", "--entnet_num_cells=2", "--entnet_hidden_size=3"
+  ):
+    assert core_flags.make_core() == (2, 3)
+  for name, style in (("unit", "unit"), ("memory", "memory"), ("none", None)):
+    with parsed(f"--gate_style={name}"):
+      assert core_flags.make_core()["gate_style"] == style
+  with parsed("--remat", "--unroll=3"):
+    assert core_flags.unroll_options() == {"remat": True, "unroll": 3}
+  with parsed():
+    assert core_flags.mlp_sizes() == [256] * 4
+
+
+def test_flags_reach_the_environments():
+  with parsed(
+      "--grid_size=9",
+      "--solution_length=2",
+      "--num_forward=0,1",
+      "--branch_length=3",
+      "--max_steps=7",
+      "--view=full",
+  ):
+    env = train_box_world.make_environment()
+  assert (env.solution_length, env.num_forward) == ((2,), (0, 1))
+  assert (env.grid_size, env.branch_length, env.max_steps) == (9, 3, 7)
+  assert env.view == "full"
+  with parsed(
+      "--rules=hunt", "--encoding=planes", "--frame_cap=7", "--view=full"
+  ):
+    env = train_mini_pacman.make_environment()
+  assert (env.rules.cleared_by, env.rules.ghost_reward) == ("ghosts", 10)
+  assert (env.rules.pill_reward, env.rules.frame_cap) == (1, 7)
+  assert (env.view, env.encoding) == ("full", "planes")
+
+
+def test_seed(about_to_train):
+  """Of parameters, of actions and of levels."""
+  found = []
+  for seed in (0, 3):
+    smoke = preset("mini_pacman_smoke")
+    with about_to_train(
+        train_mini_pacman, smoke, "--core=lstm", f"--seed={seed}"
+    ) as run:
+      state = training.to_numpy(run.init())
+    weights = state.params["actor_critic/~/policy"]["w"]
+    found.append((weights, state.key, state.carry.env_state.board.pacman))
+  for x, y in zip(*found, strict=True):
+    assert np.any(x != y)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_update_in_double_precision(name, about_to_train):
+  smoke = preset(f"{name}_smoke")
+  with (
+      jax.enable_x64(True),
+      about_to_train(PROGRAMS[name], smoke) as run,
+  ):
+    state = jax.eval_shape(run.init)
+    indices = np.arange(FLAGS.batch_size, dtype=np.int32)
+    loss, (_, carry) = jax.eval_shape(
+        run.loss_fn, state.params, indices, state.carry, state.key
+    )
+  assert loss.shape == ()
+  assert carry == state.carry
+  assert carry.timestep.observation.dtype == np.float32
+
+
+def test_flattened_input():
+  """One row of all cells, rather than a row each."""
+  sizes = []
+  for option in ("--flatten", "--noflatten"):
+    with parsed(preset("box_world_smoke"), option):
+      agent = agent_flags.make_agent(train_box_world.make_environment())
+      params = jax.eval_shape(agent.init, jax.random.key(0))
+      core = "actor_critic/~/relational_memory/~/input_projection"
+      sizes.append(params[core]["w"].shape[0])
+  assert sizes == [25 * 5, 5]
+
+
+def test_learning_rate_and_clipping():
+  """It rises, falls by a factor and stays; all of a gradient is scaled."""
+  with (
+      jax.numpy_dtype_promotion("standard"),
+      parsed(
+          "--learning_rate=0.5",
+          "--warmup_steps=2",
+          "--lr_decay_rate=0.25",
+          "--lr_decay_steps=2",
+          "--min_learning_rate=0.1",
+          "--max_grad_norm=5",
+      ),
+  ):
+    optimizer = common_flags.make_optimizer(optax.sgd)
+    state, found = optimizer.init(jax.numpy.zeros(2)), []
+    for _ in range(7):
+      grad = jax.numpy.array([6.0, 8.0])
+      updates, state = optimizer.update(grad, state)
+      found.append(updates)
+  rates = np.array([0, 0.25, 0.5, 0.25, 0.125, 0.1, 0.1])
+  expected = -rates[:, None] * [3.0, 4.0]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_rmsprop_is_tensorflows():
+  """Of a sum over steps and environments, with epsilon inside the root."""
+  grads = [np.array([0.5, -2.0], np.float32), np.array([1.0, 0.0], np.float32)]
+  with (
+      jax.numpy_dtype_promotion("standard"),
+      parsed(
+          preset("box_world_smoke"),
+          "--learning_rate=0.25",
+          "--rmsprop_decay=0.75",
+          "--rmsprop_epsilon=0.5",
+      ),
+  ):
+    optimizer = common_flags.make_optimizer(
+        agent_flags._optimizers()["rmsprop"]
+    )
+    params = jax.numpy.zeros(2)
+    state = optimizer.init(params)
+    for grad in grads:
+      updates, state = optimizer.update(jax.numpy.asarray(grad), state)
+      params = optax.apply_updates(params, updates)
+  mean_square, expected = np.ones(2), np.zeros(2)
+  for grad in grads:
+    grad = grad.astype(np.float64) * 8 * 5
+    mean_square = 0.75 * mean_square + 0.25 * grad**2
+    expected -= 0.25 * grad / np.sqrt(mean_square + 0.5)
+  np.testing.assert_allclose(params, expected, rtol=1e-5)
+
+
+def test_conv_lstm_is_for_agents():
+  with (
+      parsed("--core=conv_lstm"),
+      pytest.raises(common_flags.UsageError, match="is for agents"),
+  ):
+    hk.transform(core_flags.make_core).init(None)
