@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks import reference, timing
 from benchmarks.products import products
 import rmc
-from scripts import program
+from scripts.lib import program
 
 
 @dataclasses.dataclass(frozen=True)

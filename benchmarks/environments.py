@@ -18,7 +18,7 @@ from absl import flags
 import jax
 import jax.numpy as jnp
 
-from scripts import program
+from scripts.lib import program
 from tasks import box_world, environment, mini_pacman
 
 _ENVIRONMENTS = {

@@ -43,12 +43,13 @@ import tqdm
 
 from benchmarks import programs
 from rmc import training
-from scripts import common_flags, program, train_language_model
+from scripts import train_language_model
+from scripts.lib import program, run_flags
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(train_language_model)
 
-_PRESETS = pathlib.Path(common_flags.__file__).parent / "presets"
+_PRESETS = pathlib.Path(run_flags.__file__).parents[1] / "presets"
 flags.DEFINE_enum(
     "preset",
     "lm_paper_wikitext103",
@@ -113,7 +114,7 @@ def measure() -> dict[str, Any]:
         f"--workdir={folder}",
         *sys.argv[1:],
     ])
-    common_flags.set_precision()
+    run_flags.set_precision()
     row |= {
         "preset": FLAGS.preset,
         "core": FLAGS.core,
@@ -128,7 +129,7 @@ def measure() -> dict[str, Any]:
         jax.default_matmul_precision(FLAGS.matmul_precision),
         contextlib.redirect_stdout(sys.stderr),  # A table of parameters.
         programs.instead_of(training, "train", measure_updates),
-        common_flags.memory_errors(),
+        run_flags.memory_errors(),
     ):
       train_language_model.main()
   stats = [device.memory_stats() for device in jax.local_devices()]

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import tabulate
 
-from scripts import program
+from scripts.lib import program
 from tasks.learn_to_execute import LearnToExecute, Level
 from tasks.prefetch import Prefetcher
 

@@ -23,7 +23,7 @@ import jax
 import tabulate
 
 from benchmarks import core
-from scripts import program
+from scripts.lib import program
 
 FLAGS = flags.FLAGS
 

@@ -33,7 +33,7 @@ import tabulate
 
 from benchmarks import timing
 import rmc
-from scripts import program
+from scripts.lib import program
 
 _WORDS = flags.DEFINE_integer("words", 267_735, "V, words.", lower_bound=100)
 _STEPS = flags.DEFINE_integer("steps", 100, "T, steps.", lower_bound=1)

@@ -36,14 +36,13 @@ from benchmarks import programs
 from benchmarks.products import products
 from rmc import training
 from scripts import (
-  common_flags,
-  program,
   train_box_world,
   train_language_model,
   train_learn_to_execute,
   train_mini_pacman,
   train_nth_farthest,
 )
+from scripts.lib import program, run_flags
 from tasks.environment import Environment
 from tasks.nth_farthest import NthFarthest
 
@@ -57,7 +56,7 @@ for _script in (
 ):
   flags.adopt_module_key_flags(_script)
 
-_PRESETS = pathlib.Path(common_flags.__file__).parent / "presets"
+_PRESETS = pathlib.Path(run_flags.__file__).parents[1] / "presets"
 _BENCHMARKS = {
     "nth_farthest": (train_nth_farthest, "nth_farthest_demo"),
     "learn_to_execute": (train_learn_to_execute, "lte_program"),
@@ -142,7 +141,7 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
         f"--workdir={workdir}",
         *arguments,
     ])
-    common_flags.set_precision()
+    run_flags.set_precision()
     row = {
         "benchmark": name,
         "core": FLAGS.core,
@@ -151,7 +150,7 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
     with (
         jax.default_matmul_precision(FLAGS.matmul_precision),
         programs.instead_of(
-            common_flags, "train_or_evaluate", measure_update
+            run_flags, "train_or_evaluate", measure_update
         ),
     ):
       script.main()

@@ -17,7 +17,7 @@ from absl import flags
 import tabulate
 
 from rmc import training
-from scripts import program, runs
+from scripts.lib import program, runs
 
 FLAGS = flags.FLAGS
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from absl import flags
 import tabulate
 
-from scripts import figures, program
+from scripts.lib import plots, program
 
 FLAGS = flags.FLAGS
 
@@ -112,7 +112,7 @@ def main():
   summary = json.loads((workdir / "summary.json").read_text())
   plateau = summary.get("plateau")
   path = directory / "learning_curves.png"
-  figures.learning_curves(groups, demo.curve, path, plateau)
+  plots.learning_curves(groups, demo.curve, path, plateau)
   print()
   print(tabulate.tabulate(rows, headers="keys", floatfmt=".3f", intfmt=","))
   if plateau is not None:

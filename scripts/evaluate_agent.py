@@ -20,13 +20,9 @@ import haiku as hk
 import jax
 import tabulate
 
-from scripts import (
-    agent_flags,
-    common_flags,
-    train_box_world,
-    train_mini_pacman,
-)
-from scripts.agent import Agent, describe
+from scripts import train_box_world, train_mini_pacman
+from scripts.lib import agent_flags, run_flags
+from scripts.lib.agent import Agent, describe
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(agent_flags)
@@ -49,11 +45,11 @@ def load_agent() -> tuple[Agent, hk.Params, int]:
     UsageError: if no agent was trained there, or not with these flags.
   """
   trainer = _trainer()
-  with common_flags.usage_errors():
+  with run_flags.usage_errors():
     env = trainer.make_environment()
   agent = agent_flags.make_agent(env)
   expected = jax.eval_shape(agent.init, jax.random.key(0))
-  return agent, *common_flags.load_params(expected)
+  return agent, *run_flags.load_params(expected)
 
 
 def overruled() -> dict[str, Any]:
@@ -64,7 +60,7 @@ def overruled() -> dict[str, Any]:
       for flag in FLAGS.get_key_flags_for_module(_trainer().__name__)
       if not flag.using_default_value
       and flag.serialize() not in saved
-      and flag.name not in common_flags.FREE
+      and flag.name not in run_flags.FREE
   }
 
 
@@ -78,14 +74,14 @@ def _trainer() -> types.ModuleType:
   trainers = {"--grid_size": train_box_world, "--rules": train_mini_pacman}
   found = [trainer for name, trainer in trainers.items() if name in names]
   if not found:
-    raise common_flags.UsageError(
+    raise run_flags.UsageError(
         f"--workdir={FLAGS.workdir} must be of a run of train_box_world or "
         "train_mini_pacman"
     )
   for other in {*trainers.values()} - {found[0]}:
     for flag in FLAGS.flags_by_module_dict()[other.__name__]:
       if flag.present:
-        raise common_flags.UsageError(
+        raise run_flags.UsageError(
             f"{flag.serialize()} is no flag of a run like the one in "
             f"--workdir={FLAGS.workdir}"
         )
@@ -137,4 +133,4 @@ def main():
 
 if __name__ == "__main__":
   FLAGS.set_default("mode", "eval")  # Begins with the flags of the run.
-  common_flags.run(main)
+  run_flags.run(main)

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scripts import common_flags, train_language_model
+from scripts import train_language_model
+from scripts.lib import run_flags
 from tasks import language_modeling
 from tasks.language_modeling import Vocabulary
 
@@ -42,14 +43,14 @@ def main():
   """Prints the prompt and a continuation."""
   path = train_language_model.vocabulary_path()
   if not path.exists():
-    raise common_flags.UsageError(
+    raise run_flags.UsageError(
         f"--workdir={FLAGS.workdir} holds no run of a language model: there is "
         f"no {path.name}"
     )
   vocabulary = Vocabulary.parse(path.read_text("utf-8"))
-  with common_flags.usage_errors():
+  with run_flags.usage_errors():
     network = train_language_model.make_network(len(vocabulary))
-    params, _ = common_flags.load_params(
+    params, _ = run_flags.load_params(
         jax.eval_shape(
             network.init, jax.random.key(0), jnp.zeros([1, 1], jnp.int32)
         )
@@ -120,4 +121,4 @@ def draw(
 
 if __name__ == "__main__":
   FLAGS.set_default("mode", "eval")  # The run's own flags come first.
-  common_flags.run(main)
+  run_flags.run(main)

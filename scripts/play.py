@@ -18,7 +18,7 @@ from absl import flags
 import jax
 import numpy as np
 
-from scripts import film, program
+from scripts.lib import film, program
 from tasks import box_world, environment, mini_pacman
 
 _ENV = flags.DEFINE_enum(

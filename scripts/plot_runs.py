@@ -19,7 +19,7 @@ import pathlib
 from absl import flags
 
 from rmc import training
-from scripts import figures, program, runs
+from scripts.lib import plots, program, runs
 
 FLAGS = flags.FLAGS
 
@@ -76,15 +76,15 @@ def main(arguments: list[str]):
     raise program.UsageError("--metric is not for --kind=unroll")
   groups = runs.group(workdirs)
   with program.usage_errors():
-    figures.check_path(FLAGS.output)
+    plots.check_path(FLAGS.output)
     if FLAGS.kind == "flags":
-      figures.metric_by_flags(
+      plots.metric_by_flags(
           workdirs, FLAGS.metric, FLAGS.across, FLAGS.by, FLAGS.output
       )
     elif FLAGS.kind == "unroll":
-      figures.perplexity_by_unroll(groups, FLAGS.output)
+      plots.perplexity_by_unroll(groups, FLAGS.output)
     else:
-      figures.learning_curves(
+      plots.learning_curves(
           groups,
           FLAGS.metric,
           FLAGS.output,

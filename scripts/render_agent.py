@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scripts import agent_flags, common_flags, evaluate_agent, film
-from scripts.agent import Agent
+from scripts import evaluate_agent
+from scripts.lib import agent_flags, film, run_flags
+from scripts.lib.agent import Agent
 from tasks import box_world, mini_pacman
 from tasks.environment import StepType
 
@@ -162,7 +163,7 @@ def main():
   """Films an episode."""
   path = pathlib.Path(FLAGS.gif or "").absolute()
   if not FLAGS.gif or path.is_dir() or not path.parent.is_dir():
-    raise common_flags.UsageError(
+    raise run_flags.UsageError(
         f"--gif={FLAGS.gif} must name a file in a folder that exists"
     )
   agent, params, _ = evaluate_agent.load_agent()
@@ -183,4 +184,4 @@ def main():
 
 if __name__ == "__main__":
   FLAGS.set_default("mode", "eval")  # Begins with the flags of the run.
-  common_flags.run(main)
+  run_flags.run(main)

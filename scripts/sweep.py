@@ -25,7 +25,8 @@ import sys
 
 from absl import flags
 
-from scripts import compare_runs, program
+from scripts import compare_runs
+from scripts.lib import program
 
 FLAGS = flags.FLAGS
 

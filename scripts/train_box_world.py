@@ -12,7 +12,7 @@ that of episodes with 3 boxes on the way to it.
 
 from absl import flags
 
-from scripts import agent_flags, common_flags
+from scripts.lib import agent_flags, run_flags
 from tasks import box_world
 
 FLAGS = flags.FLAGS
@@ -42,8 +42,8 @@ def make_environment() -> box_world.BoxWorld:
   """Returns the environment that the flags ask for."""
   return box_world.BoxWorld(
       grid_size=FLAGS.grid_size,
-      solution_length=common_flags.positive_integers("solution_length"),
-      num_forward=common_flags.positive_integers("num_forward", or_zero=True),
+      solution_length=run_flags.positive_integers("solution_length"),
+      num_forward=run_flags.positive_integers("num_forward", or_zero=True),
       branch_length=FLAGS.branch_length,
       max_steps=FLAGS.max_steps,
       view=FLAGS.view,
@@ -56,4 +56,4 @@ def main():
 
 
 if __name__ == "__main__":
-  common_flags.run(main)
+  run_flags.run(main)

@@ -34,18 +34,18 @@ import rmc
 from rmc import training
 from rmc.training import multihost
 from rmc.training.metrics import write_text
-from scripts import common_flags, core_flags, figures
+from scripts.lib import core_flags, plots, run_flags
 from tasks import language_modeling
 from tasks.language_modeling import (
-    Perplexity,
-    Split,
-    TrainingWindows,
-    Vocabulary,
-    evaluation_windows,
+  Perplexity,
+  Split,
+  TrainingWindows,
+  Vocabulary,
+  evaluation_windows,
 )
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(core_flags)
 
 flags.DEFINE_enum(
@@ -113,8 +113,8 @@ _FREE_FLAGS = ("manual_dir", "data_dir", "eval_streams", "eval_unroll")
 
 def main():
   """Trains or evaluates."""
-  parallel = common_flags.make_parallel()
-  eval_unroll = common_flags.positive_integers("eval_unroll")
+  parallel = run_flags.make_parallel()
+  eval_unroll = run_flags.positive_integers("eval_unroll")
   _check_folders()
   init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
   example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
@@ -124,16 +124,16 @@ def main():
     jax.eval_shape(network.init, init_key, example)
     return network
 
-  with common_flags.usage_errors():
+  with run_flags.usage_errors():
     # Most of what may be wrong shows before a text is tokenised.
-    check_network(1 + max(common_flags.positive_integers("cutoffs"), default=1))
+    check_network(1 + max(run_flags.positive_integers("cutoffs"), default=1))
     corpus = _load()
     windows = TrainingWindows(
         corpus.splits["train"], FLAGS.batch_size, FLAGS.window
     )
   vocabulary = corpus.vocabulary
-  optimizer = common_flags.make_optimizer()
-  with common_flags.usage_errors():
+  optimizer = run_flags.make_optimizer()
+  with run_flags.usage_errors():
     network = check_network(len(vocabulary))
 
   def init():
@@ -184,7 +184,7 @@ def main():
         found[f"test_perplexity_unroll_{length}"] = reset.total()
     return found
 
-  common_flags.train_or_evaluate(
+  run_flags.train_or_evaluate(
       parallel,
       init,
       loss_fn,
@@ -194,7 +194,7 @@ def main():
       free_flags=_FREE_FLAGS,
   )
   if FLAGS.mode == "train" and multihost.is_leader():
-    figures.learning_curve(FLAGS.workdir, "valid_perplexity")
+    plots.learning_curve(FLAGS.workdir, "valid_perplexity")
 
 
 class Apply(NamedTuple):
@@ -227,7 +227,7 @@ def make_network(vocab_size: int) -> hk.MultiTransformed:
     UsageError: if `--cutoffs` or `--core` is wrong by itself.
     ValueError: if the flags do not go together.
   """
-  cutoffs = common_flags.positive_integers("cutoffs")
+  cutoffs = run_flags.positive_integers("cutoffs")
 
   def make_softmax():
     sizes = (vocab_size, FLAGS.embedding_size)
@@ -297,7 +297,7 @@ def _check_folders():
     return
   workdir = pathlib.Path(FLAGS.workdir).resolve()
   if workdir.is_relative_to(pathlib.Path(FLAGS.manual_dir).resolve()):
-    raise common_flags.UsageError(
+    raise run_flags.UsageError(
         f"--workdir={FLAGS.workdir} must not be in "
         f"--manual_dir={FLAGS.manual_dir}, whose .txt files are the text of "
         f"--corpus={FLAGS.corpus}: a run writes some too"
@@ -335,7 +335,7 @@ def _check_corpus(corpus: language_modeling.Corpus):
       if FLAGS.mode == "train":
         write_text(path, text)
     elif path.read_text("utf-8") != text:
-      raise common_flags.UsageError(
+      raise run_flags.UsageError(
           f"the run in --workdir={FLAGS.workdir} reads another text than "
           f"--corpus={FLAGS.corpus} --manual_dir={FLAGS.manual_dir}, whose "
           f"{path.name} is not the same"
@@ -343,4 +343,4 @@ def _check_corpus(corpus: language_modeling.Corpus):
 
 
 if __name__ == "__main__":
-  common_flags.run(main)
+  run_flags.run(main)

@@ -27,13 +27,13 @@ import tabulate
 import rmc
 from rmc import training
 from rmc.training import multihost
-from scripts import common_flags, core_flags, figures
+from scripts.lib import core_flags, plots, run_flags
 from tasks import learn_to_execute
 from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute, score
 from tasks.prefetch import Prefetcher
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(core_flags)
 
 flags.DEFINE_enum("task", "program", learn_to_execute.TASKS, "What to learn.")
@@ -79,8 +79,8 @@ _EVAL_SEED = 0  # The same test programs whatever the seed of the run.
 
 def main():
   """Trains or evaluates."""
-  parallel = common_flags.make_parallel()
-  with common_flags.usage_errors():
+  parallel = run_flags.make_parallel()
+  with run_flags.usage_errors():
     task = LearnToExecute(
         FLAGS.task, FLAGS.length, FLAGS.nesting, FLAGS.by_token
     )
@@ -90,15 +90,15 @@ def main():
   strategy = FLAGS.curriculum_strategy
   curriculum = Curriculum(strategy, FLAGS.length, FLAGS.nesting)
   if curriculum.adapts and not FLAGS.eval_every:
-    raise common_flags.UsageError(
+    raise run_flags.UsageError(
         f"--curriculum_strategy={strategy} needs --eval_every above 0: it goes "
         "by the loss at evaluations"
     )
   network = _make_network(task)
-  optimizer = common_flags.make_optimizer()
+  optimizer = run_flags.make_optimizer()
   init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
   example = Batch(*(x[:1] for x in test))
-  with common_flags.usage_errors():
+  with run_flags.usage_errors():
     jax.eval_shape(network.init, init_key, example)
 
   def init():
@@ -164,7 +164,7 @@ def main():
     return found
 
   try:
-    common_flags.train_or_evaluate(
+    run_flags.train_or_evaluate(
         parallel,
         init,
         loss_fn,
@@ -179,7 +179,7 @@ def main():
   if multihost.is_leader():
     _show(task, network, Batch(*(x[:_PROGRAMS_SHOWN] for x in test)))
     if FLAGS.mode == "train":
-      figures.learning_curve(FLAGS.workdir, "eval_character_accuracy")
+      plots.learning_curve(FLAGS.workdir, "eval_character_accuracy")
 
 
 def _make_core() -> hk.RNNCore:
@@ -294,4 +294,4 @@ def _show(task: LearnToExecute, network: hk.MultiTransformed, batch: Batch):
 
 
 if __name__ == "__main__":
-  common_flags.run(main)
+  run_flags.run(main)

@@ -12,7 +12,7 @@ import dataclasses
 
 from absl import flags
 
-from scripts import agent_flags, common_flags
+from scripts.lib import agent_flags, run_flags
 from tasks import mini_pacman
 
 FLAGS = flags.FLAGS
@@ -49,4 +49,4 @@ def main():
 
 
 if __name__ == "__main__":
-  common_flags.run(main)
+  run_flags.run(main)

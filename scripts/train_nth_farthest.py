@@ -24,16 +24,16 @@ import optax
 import rmc
 from rmc import training
 from rmc.training import multihost
-from scripts import common_flags, core_flags, figures
+from scripts.lib import core_flags, plots, run_flags
 from tasks.nth_farthest import (
-    ORDERS,
-    Curriculum,
-    NthFarthest,
-    parse_stages,
+  ORDERS,
+  Curriculum,
+  NthFarthest,
+  parse_stages,
 )
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(core_flags)
 
 flags.DEFINE_integer("num_objects", 8, "Objects of a sequence.")
@@ -83,15 +83,15 @@ _EVAL_BATCH = 1000
 
 def main():
   """Trains or evaluates."""
-  parallel = common_flags.make_parallel()
+  parallel = run_flags.make_parallel()
   if FLAGS.attention and (FLAGS.mode, FLAGS.core) != ("eval", "rmc"):
-    raise common_flags.UsageError(
+    raise run_flags.UsageError(
         f"--attention={FLAGS.attention} goes with --mode=eval and --core=rmc"
     )
   if FLAGS.attention:
-    with common_flags.usage_errors():
-      figures.check_path(FLAGS.attention)
-  with common_flags.usage_errors():
+    with run_flags.usage_errors():
+      plots.check_path(FLAGS.attention)
+  with run_flags.usage_errors():
     task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
     curriculum = Curriculum(
         task,
@@ -116,9 +116,9 @@ def main():
     return jnp.swapaxes(inputs, 0, 1), labels
 
   network = hk.without_apply_rng(hk.transform(lambda *x: classifier()(*x)))
-  optimizer = common_flags.make_optimizer()
+  optimizer = run_flags.make_optimizer()
   example = jnp.zeros((task.num_objects, 1, task.step_size))
-  with common_flags.usage_errors():
+  with run_flags.usage_errors():
     jax.eval_shape(network.init, init_key, example)
 
   def init():
@@ -176,11 +176,11 @@ def main():
 
   def draw_attention(path):
     inspect = hk.transform(lambda x: classifier().inspect(x))
-    figures.nth_farthest_attention(
+    plots.nth_farthest_attention(
         FLAGS.workdir, task, hk.without_apply_rng(inspect).apply, path
     )
 
-  common_flags.train_or_evaluate(
+  run_flags.train_or_evaluate(
       parallel,
       init,
       loss_fn,
@@ -191,9 +191,9 @@ def main():
   if FLAGS.mode == "train" and multihost.is_leader():
     if FLAGS.curriculum:
       names = [str(stage) for stage in curriculum.stages]
-      figures.curriculum_curve(FLAGS.workdir, "accuracy", names, task.plateau)
+      plots.curriculum_curve(FLAGS.workdir, "accuracy", names, task.plateau)
     else:
-      figures.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
+      plots.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
     if FLAGS.core == "rmc":
       draw_attention(pathlib.Path(FLAGS.workdir, "attention.png"))
   elif FLAGS.attention and multihost.is_leader():
@@ -209,4 +209,4 @@ def _score(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 if __name__ == "__main__":
-  common_flags.run(main)
+  run_flags.run(main)

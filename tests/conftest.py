@@ -9,7 +9,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 from rmc import training
-from scripts import common_flags
+from scripts.lib import run_flags
 from tests.helpers.programs import parsed
 from tests.helpers.tiny_training import records_of
 
@@ -57,7 +57,7 @@ def train_here(monkeypatch, compiled_once):
         "DataParallel",
         lambda mode: data_parallel(mode, jax.devices()[:num_devices]),
     )
-    monkeypatch.setattr(common_flags, "_main_module", program.__name__)
+    monkeypatch.setattr(run_flags, "_main_module", program.__name__)
     # Optax divides by a mixture of types.
     promotion = jax.numpy_dtype_promotion("standard")
     with promotion, parsed(f"--workdir={workdir}", *arguments):
@@ -72,7 +72,7 @@ def about_to_train(monkeypatch, tmp_path, compiled_once):
   """Returns a context in which a training program has come to where it trains.
 
   Its arguments are the program's module and flags; it yields, as attributes,
-  what `common_flags.train_or_evaluate` would have been given.
+  what `run_flags.train_or_evaluate` would have been given.
   """
 
   class Reached(Exception):
@@ -88,7 +88,7 @@ def about_to_train(monkeypatch, tmp_path, compiled_once):
       vars(given).update(options)
       raise Reached
 
-    monkeypatch.setattr(common_flags, "train_or_evaluate", train)
+    monkeypatch.setattr(run_flags, "train_or_evaluate", train)
     promotion = jax.numpy_dtype_promotion("standard")
     with promotion, parsed(f"--workdir={tmp_path}", *arguments):
       with pytest.raises(Reached):

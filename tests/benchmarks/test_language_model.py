@@ -61,7 +61,8 @@ def test_too_little_memory():
 from benchmarks import language_model
 import jax
 import jax.numpy as jnp
-from scripts import program, train_language_model
+from scripts import train_language_model
+from scripts.lib import program
 def fill():
   jax.block_until_ready(jnp.zeros([2**50], jnp.uint8))
 train_language_model.main = fill

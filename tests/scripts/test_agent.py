@@ -16,7 +16,7 @@ import pytest
 
 import rmc
 from rmc import training
-from scripts.agent import Agent, _sums, describe
+from scripts.lib.agent import Agent, _sums, describe
 from tasks.environment import StepType
 from tests.helpers.cue_environment import Counter, FeedForward, Recall
 

@@ -100,7 +100,7 @@ def test_ctrl_c_is_one_line():
   done = subprocess.run(
       [
           *(sys.executable, "-c"),
-          "from scripts import program\n"
+          "from scripts.lib import program\n"
           "def main(): raise KeyboardInterrupt\n"
           "program.run(main)",
       ],

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from rmc import StepInfo, training
-from scripts import figures, plot_runs, program, runs
+from scripts import plot_runs
+from scripts.lib import plots, program, runs
 from tasks.nth_farthest import NthFarthest
 from tests.helpers.programs import ROOT, parsed, run
 
@@ -47,12 +48,12 @@ def test_curves_show_mean_and_spread(tmp_path, monkeypatch):
     drawn["labels"] = [text.get_text() for text in axes.get_legend().texts]
     pathlib.Path(path).touch()
 
-  monkeypatch.setattr(figures.Figure, "savefig", save)
+  monkeypatch.setattr(plots.Figure, "savefig", save)
   runs = [
       make_run(tmp_path / "a", 0, [0.2, 0.4, 0.9]),
       make_run(tmp_path / "b", 1, [0.4, 0.8]),
   ]
-  figures.learning_curves({"rmc": runs}, "accuracy", tmp_path / "c.png", 0.25)
+  plots.learning_curves({"rmc": runs}, "accuracy", tmp_path / "c.png", 0.25)
   np.testing.assert_allclose(drawn["line"], [[10, 0.3], [20, 0.6]])
   assert drawn["plateau"] == [0.25, 0.25]
   for point in ([10, 0.2], [10, 0.4], [20, 0.4], [20, 0.8]):
@@ -72,10 +73,10 @@ def test_a_long_label_stays_in_the_panel(tmp_path, monkeypatch):
     assert panel.x0 <= legend.x0 and legend.x1 <= panel.x1
     drawn.extend(text.get_text() for text in axes.get_legend().texts)
 
-  monkeypatch.setattr(figures.Figure, "savefig", save)
+  monkeypatch.setattr(plots.Figure, "savefig", save)
   workdir = make_run(tmp_path / "a", 0, [0.2, 0.4])
   label = " ".join(f"name_of_flag_{i}={i}000" for i in range(8))
-  figures.learning_curves({label: [workdir]}, "accuracy", tmp_path / "c.png")
+  plots.learning_curves({label: [workdir]}, "accuracy", tmp_path / "c.png")
   assert drawn[0].replace("\n", " ") == label
 
 
@@ -91,7 +92,7 @@ def test_published_points_lie_under_a_curve(tmp_path, monkeypatch):
         (line.get_label(), line.get_xydata().tolist()) for line in axes.lines
     )
 
-  monkeypatch.setattr(figures.Figure, "savefig", save)
+  monkeypatch.setattr(plots.Figure, "savefig", save)
   (tmp_path / "metrics.jsonl").write_text(
       '{"step": 1, "environment_steps": 40, "return": 2.0}\n'
       '{"step": 2, "environment_steps": 80}\n'
@@ -101,7 +102,7 @@ def test_published_points_lie_under_a_curve(tmp_path, monkeypatch):
   reference = plot_runs.read_points(
       ROOT / "results" / "reinforcement_learning" / "paper_fig10.json"
   )
-  figures.learning_curves(
+  plots.learning_curves(
       {"ours": [tmp_path]},
       "return",
       tmp_path / "c.png",
@@ -116,7 +117,7 @@ def test_published_points_lie_under_a_curve(tmp_path, monkeypatch):
   assert drawn["paper: RMC, full"][-1] == [1.7e9, 1159]
   assert len(drawn) == 4
   with pytest.raises(ValueError, match="'return' and 'updates'.*return"):
-    figures.learning_curves(
+    plots.learning_curves(
         {"ours": [tmp_path]}, "return", tmp_path / "c.png", x="updates"
     )
 
@@ -134,20 +135,20 @@ def test_points_that_cannot_be_read(tmp_path, text):
 
 def test_learning_curve_is_a_picture(tmp_path):
   workdir = make_run(tmp_path / "a", 0, [0.2, 0.4])
-  figures.learning_curve(workdir, "accuracy")
+  plots.learning_curve(workdir, "accuracy")
   assert (workdir / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_name_with_dollars_is_no_formula(tmp_path):
   workdir = make_run(tmp_path / "x$^$y" / "run", 0, [0.2, 0.4])
-  figures.learning_curves({"x$^$y": [workdir]}, "accuracy", tmp_path / "c.png")
+  plots.learning_curves({"x$^$y": [workdir]}, "accuracy", tmp_path / "c.png")
   assert (tmp_path / "c.png").exists()
 
 
 def test_missing_metric(tmp_path):
   workdir = make_run(tmp_path / "a", 0, [0.2])
   with pytest.raises(ValueError, match="no report of 'loss'.*accuracy"):
-    figures.learning_curve(workdir, "loss")
+    plots.learning_curve(workdir, "loss")
 
 
 def test_plot_runs(tmp_path):
@@ -196,12 +197,12 @@ def test_perplexity_by_unroll(tmp_path, monkeypatch):
     (axes,) = figure.axes
     drawn.extend(line.get_xydata().tolist() for line in axes.lines)
 
-  monkeypatch.setattr(figures.Figure, "savefig", save)
+  monkeypatch.setattr(plots.Figure, "savefig", save)
   runs = [
       make_language_model(tmp_path / "a", 0, {100: 102.0, 25: 120.0}),
       make_language_model(tmp_path / "b", 1, {25: 124.0, 100: 104.0}),
   ]
-  figures.perplexity_by_unroll({"rmc": runs}, tmp_path / "c.png")
+  plots.perplexity_by_unroll({"rmc": runs}, tmp_path / "c.png")
   assert drawn == [[[25, 22], [100, 3]]]
 
 
@@ -243,11 +244,11 @@ def test_metric_by_flags(tmp_path, monkeypatch):
     drawn["ticks"] = [text.get_text() for text in axes.get_xticklabels()]
     drawn["labels"] = [text.get_text() for text in axes.get_legend().texts]
 
-  monkeypatch.setattr(figures.Figure, "savefig", save)
+  monkeypatch.setattr(plots.Figure, "savefig", save)
   grid = make_grid(tmp_path, size=7)
   with pytest.raises(ValueError, match="differ in more"):
-    figures.metric_by_flags(grid, "accuracy", "steps", ["core"], "x.png")
-  figures.metric_by_flags(
+    plots.metric_by_flags(grid, "accuracy", "steps", ["core"], "x.png")
+  plots.metric_by_flags(
       grid, "accuracy", "steps", ["core", "head_size"], "x.png"
   )
   lstm, rmc = drawn["lines"]
@@ -264,7 +265,7 @@ def test_equal_figures_have_no_spread(tmp_path):
   grid = [make_run(tmp_path / f"{i}", i, [0.1]) for i in range(3)]
   assert np.mean([0.1] * 3) > 0.1
   output = tmp_path / "grid.png"
-  figures.metric_by_flags(grid, "accuracy", "core", [], output)
+  plots.metric_by_flags(grid, "accuracy", "core", [], output)
   assert output.exists()
 
 
@@ -390,7 +391,7 @@ def test_a_curve_marks_where_stages_begin(tmp_path, monkeypatch):
     lines = [line.get_xdata()[0] for line in marks]
     drawn["marks"] = list(zip(lines, names, strict=True))
 
-  monkeypatch.setattr(figures.Figure, "savefig", save)
+  monkeypatch.setattr(plots.Figure, "savefig", save)
   stages = [0, 0, 0.5, 1, 2.9, 3]
   accuracies = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
   run = make_run(tmp_path / "run", 0, accuracies)
@@ -400,7 +401,7 @@ def test_a_curve_marks_where_stages_begin(tmp_path, monkeypatch):
     record["stage"] = stage
   records[-1]["eval_accuracy"] = 0.7
   path.write_text("".join(json.dumps(record) + "\n" for record in records))
-  figures.curriculum_curve(run, "accuracy", ["a", "b", "c", "d"], 0.25)
+  plots.curriculum_curve(run, "accuracy", ["a", "b", "c", "d"], 0.25)
   assert drawn["marks"] == [(10, "a"), (30, "b"), (50, "c"), (50, "d")]
   np.testing.assert_array_equal(drawn["present"], accuracies)
   np.testing.assert_array_equal(drawn["whole"], [[60, 0.7]])
@@ -425,8 +426,8 @@ def test_attention_of_three_sequences(tmp_path, monkeypatch):
     drawn.extend(figure.axes[:9])
 
   monkeypatch.setattr(training, "load_params", lambda workdir: {})
-  monkeypatch.setattr(figures.Figure, "savefig", save)
-  figures.nth_farthest_attention(tmp_path, task, inspect, tmp_path / "a.png")
+  monkeypatch.setattr(plots.Figure, "savefig", save)
+  plots.nth_farthest_attention(tmp_path, task, inspect, tmp_path / "a.png")
   (inputs,) = asked
   labels, m = inputs[..., 2:5].argmax(-1), inputs[0, :, 5:8].argmax(-1)
   np.testing.assert_array_equal(labels[[2, 0, 1], range(3)], m)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import rmc
-from scripts import common_flags, core_flags
+from scripts.lib import core_flags, run_flags
 from tests.helpers import jaxprs
 
 STEPS, BATCH = 3, 16
@@ -19,7 +19,7 @@ STEPS, BATCH = 3, 16
 def parse():
   """Parses flags as a program does, and undoes it."""
   with flagsaver.flagsaver():
-    yield lambda *arguments: common_flags._parse(["program", *arguments])
+    yield lambda *arguments: run_flags._parse(["program", *arguments])
   hk.mixed_precision.clear_policy(hk.Linear)
 
 

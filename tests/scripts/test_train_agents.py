@@ -13,15 +13,9 @@ import pytest
 
 import rmc
 from rmc import training
-from scripts import (
-  agent_flags,
-  common_flags,
-  core_flags,
-  evaluate_agent,
-  train_box_world,
-  train_mini_pacman,
-)
-from scripts.agent import Agent
+from scripts import evaluate_agent, train_box_world, train_mini_pacman
+from scripts.lib import agent_flags, core_flags, run_flags
+from scripts.lib.agent import Agent
 from tests.helpers.programs import ROOT, parsed, run
 from tests.helpers.tiny_training import assert_same_bits
 
@@ -115,7 +109,7 @@ def leave_untrained(env, workdir, *arguments):
     lines = [
         flag.serialize()
         for flag in FLAGS.get_key_flags_for_module(program.__name__)
-        if flag.name not in common_flags.FREE
+        if flag.name not in run_flags.FREE
     ]
     agent = agent_flags.make_agent(program.make_environment())
     shapes = jax.eval_shape(agent.init, jax.random.key(0))
@@ -196,7 +190,7 @@ def test_what_is_played(tmp_path, monkeypatch):
 def test_flags_of_another_environment(tmp_path):
   leave_untrained("box_world", tmp_path, "--core=lstm")
   with pytest.raises(
-      common_flags.UsageError, match="--frame_cap=10 is no flag of a run like"
+      run_flags.UsageError, match="--frame_cap=10 is no flag of a run like"
   ):
     evaluate(tmp_path, "--frame_cap=10")
 
@@ -457,7 +451,7 @@ def test_learning_rate_and_clipping():
           "--max_grad_norm=5",
       ),
   ):
-    optimizer = common_flags.make_optimizer(optax.sgd)
+    optimizer = run_flags.make_optimizer(optax.sgd)
     state, found = optimizer.init(jax.numpy.zeros(2)), []
     for _ in range(7):
       grad = jax.numpy.array([6.0, 8.0])
@@ -480,7 +474,7 @@ def test_rmsprop_is_tensorflows():
           "--rmsprop_epsilon=0.5",
       ),
   ):
-    optimizer = common_flags.make_optimizer(
+    optimizer = run_flags.make_optimizer(
         agent_flags._optimizers()["rmsprop"]
     )
     params = jax.numpy.zeros(2)
@@ -499,6 +493,6 @@ def test_rmsprop_is_tensorflows():
 def test_conv_lstm_is_for_agents():
   with (
       parsed("--core=conv_lstm"),
-      pytest.raises(common_flags.UsageError, match="is for agents"),
+      pytest.raises(run_flags.UsageError, match="is for agents"),
   ):
     hk.transform(core_flags.make_core).init(None)

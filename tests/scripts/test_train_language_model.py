@@ -15,7 +15,8 @@ import pytest
 import rmc
 from rmc import softmax, training
 from rmc.training import checkpoint
-from scripts import common_flags, generate_text, train_language_model
+from scripts import generate_text, train_language_model
+from scripts.lib import run_flags
 from tasks import language_modeling
 from tasks.language_modeling import SPLITS, TrainingWindows, Vocabulary
 from tests.helpers.programs import ROOT, parsed, run
@@ -198,7 +199,7 @@ def test_wrong_flags_are_one_line(tmp_path, module, arguments, message):
     ],
 )
 def test_wrong_flags(train, tmp_path, arguments, message):
-  with pytest.raises(common_flags.UsageError, match=message):
+  with pytest.raises(run_flags.UsageError, match=message):
     train(tmp_path, *arguments)
   assert not list(tmp_path.iterdir())
 
@@ -218,7 +219,7 @@ def test_found_before_tokenising(
   monkeypatch.delattr(language_modeling, "load")
   arguments = ("--softmax=adaptive", "--cutoffs=9", argument)
   arguments = [argument.format(text=folder) for argument in arguments]
-  with pytest.raises(common_flags.UsageError, match=message):
+  with pytest.raises(run_flags.UsageError, match=message):
     train(tmp_path, *arguments)
   with pytest.raises(AttributeError):  # It would have come to that.
     train(tmp_path / "run")
@@ -263,7 +264,7 @@ def test_another_text(train, tmp_path):
   for other, name in ((words, "vocabulary.txt"), (order, "corpus.json")):
     for mode in ("train", "eval"):
       message = f"reads another text than .*{other}, whose {name} is not the"
-      with pytest.raises(common_flags.UsageError, match=message):
+      with pytest.raises(run_flags.UsageError, match=message):
         train(
             workdir,
             "--steps=2",
@@ -288,7 +289,7 @@ def test_eight_devices_equal_one(train, tmp_path, monkeypatch, folder):
   """
   num_types = len(load(folder).vocabulary)
   monkeypatch.setattr(softmax, "_MAX_LOGITS", 2 * num_types)
-  monkeypatch.setattr(common_flags, "make_optimizer", lambda: optax.sgd(0.1))
+  monkeypatch.setattr(run_flags, "make_optimizer", lambda: optax.sgd(0.1))
   arguments = ("--steps=3", "--core=lstm")
   one = train(tmp_path / "one", "--parallel=jit", *arguments)
   state = state_of(tmp_path / "one", 3)

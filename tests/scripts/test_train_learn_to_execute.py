@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from rmc import training
-from scripts import (
-  common_flags,
-  core_flags,
-  figures,
-  train_learn_to_execute,
-)
+from scripts import train_learn_to_execute
+from scripts.lib import core_flags, run_flags
 from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute, Level
 from tests.helpers.programs import ROOT, parsed, run
 
@@ -110,7 +106,7 @@ def test_wrong_flags_are_one_line(tmp_path, arguments, message):
     ],
 )
 def test_wrong_flags(train, tmp_path, arguments, message):
-  with pytest.raises(common_flags.UsageError, match=message):
+  with pytest.raises(run_flags.UsageError, match=message):
     train(tmp_path, *arguments)
   assert not list(tmp_path.iterdir())
 
@@ -202,10 +198,10 @@ def test_which_programs_are_drawn(monkeypatch):
     evaluate(init())
 
   monkeypatch.setattr(LearnToExecute, "sample", watched)
-  monkeypatch.setattr(common_flags, "train_or_evaluate", train)
+  monkeypatch.setattr(run_flags, "train_or_evaluate", train)
   monkeypatch.setattr(train_learn_to_execute, "_VALID_PROGRAMS", 200)
   monkeypatch.setattr(train_learn_to_execute, "_show", lambda *_: None)
-  monkeypatch.setattr(figures, "learning_curve", lambda *_: None)
+  monkeypatch.setattr(plots, "learning_curve", lambda *_: None)
   with parsed(
       SMOKE,
       "--workdir=nowhere",

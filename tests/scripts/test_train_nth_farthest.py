@@ -21,15 +21,16 @@ import pytest
 
 import rmc
 from rmc import training
-from scripts import common_flags, core_flags, train_nth_farthest
+from scripts import train_nth_farthest
+from scripts.lib import core_flags, run_flags
 from tasks.nth_farthest import Curriculum, NthFarthest, parse_stages
 from tests.helpers.programs import parsed
 from tests.helpers.tiny_training import (
-    assert_same_bits,
-    events_of,
-    records_of,
-    steps_of,
-    summary_of,
+  assert_same_bits,
+  events_of,
+  records_of,
+  steps_of,
+  summary_of,
 )
 
 FLAGS = flags.FLAGS
@@ -178,7 +179,7 @@ def program(monkeypatch, capfd):
           jax.numpy_dtype_promotion("standard"),  # optax asks for it.
           pytest.raises(SystemExit) as caught,
       ):
-        common_flags.run(train_nth_farthest.main)
+        run_flags.run(train_nth_farthest.main)
     finally:
       jax.config.update("jax_default_matmul_precision", precision)
     out, err = capfd.readouterr()
@@ -288,14 +289,14 @@ def test_too_little_memory(program, tmp_path, monkeypatch):
   assert "Out of memory" in err and "A smaller --batch_size needs less" in err
 
   with (
-      pytest.raises(common_flags.Failure, match="allocate .*; smaller sizes"),
-      common_flags.memory_errors(),
+      pytest.raises(run_flags.Failure, match="allocate .*; smaller sizes"),
+      run_flags.memory_errors(),
   ):
     np.empty([2**60], np.uint8)
 
   with (
       pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-      common_flags.memory_errors(),
+      run_flags.memory_errors(),
   ):
     raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 

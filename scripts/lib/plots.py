@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from rmc import training
-from scripts import runs
+from scripts.lib import runs
 from tasks.nth_farthest import NthFarthest
 
 _DPI = 120

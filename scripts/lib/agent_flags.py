@@ -15,12 +15,12 @@ import rmc
 from rmc import training
 from rmc.training import multihost
 from rmc.training.metrics import write_text
-from scripts import common_flags, core_flags, figures
-from scripts.agent import Agent, describe
+from scripts.lib import core_flags, plots, run_flags
+from scripts.lib.agent import Agent, describe
 from tasks.environment import Environment
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(common_flags)
+flags.adopt_module_key_flags(run_flags)
 flags.adopt_module_key_flags(core_flags)
 
 # Acting and learning.
@@ -128,7 +128,7 @@ def held_out_key(seed: int = 0) -> jax.Array:
 
 def torso_shape(env: Environment) -> tuple[int, int]:
   """Returns height and width of what the torso makes of an observation."""
-  stride = math.prod(common_flags.positive_integers("conv_strides"))
+  stride = math.prod(run_flags.positive_integers("conv_strides"))
   height, width, _ = env.observation_shape
   return -(-height // stride), -(-width // stride)
 
@@ -142,8 +142,8 @@ def make_agent(env: Environment) -> Agent:
   Raises:
     UsageError: if the network cannot be made so.
   """
-  channels = common_flags.positive_integers("conv_channels")
-  strides = common_flags.positive_integers("conv_strides")
+  channels = run_flags.positive_integers("conv_channels")
+  strides = run_flags.positive_integers("conv_strides")
   rows = FLAGS.core == "rmc" and not FLAGS.flatten
 
   def make_core():
@@ -159,7 +159,7 @@ def make_agent(env: Environment) -> Agent:
   core_input = "rows" if rows else "flat"
   if FLAGS.core == "conv_lstm":
     core_input = "image"
-  with common_flags.usage_errors():
+  with run_flags.usage_errors():
     agent = Agent(
         env,
         lambda: rmc.ActorCritic(
@@ -187,11 +187,11 @@ def train(make_environment: Callable[[], Environment]):
   Args:
     make_environment: makes the environment that the flags ask for.
   """
-  parallel = common_flags.make_parallel()
-  with common_flags.usage_errors():
+  parallel = run_flags.make_parallel()
+  with run_flags.usage_errors():
     env = make_environment()
   agent = make_agent(env)
-  optimizer = common_flags.make_optimizer(_optimizers()[FLAGS.optimizer])
+  optimizer = run_flags.make_optimizer(_optimizers()[FLAGS.optimizer])
   init_key, act_key, level_key = jax.random.split(
       jax.random.key(FLAGS.seed), 3
   )
@@ -209,7 +209,7 @@ def train(make_environment: Callable[[], Environment]):
     found = {f"eval_{name}": mean for name, (mean, *_) in described.items()}
     return found | {"eval_return_standard_error": described["return"][1]}
 
-  summary = common_flags.train_or_evaluate(
+  summary = run_flags.train_or_evaluate(
       parallel,
       init,
       agent.loss_fn,
@@ -226,7 +226,7 @@ def train(make_environment: Callable[[], Environment]):
     print(f"{speed:,.0f} environment steps a second, without compilation")
     reports = training.read_metrics(FLAGS.workdir)
     ended = any("return" in report for report in reports)
-    figures.learning_curve(FLAGS.workdir, "return" if ended else "eval_return")
+    plots.learning_curve(FLAGS.workdir, "return" if ended else "eval_return")
 
 
 def _optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:

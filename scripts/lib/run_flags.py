@@ -20,8 +20,8 @@ import tabulate
 
 from rmc import training
 from rmc.training import multihost
-from scripts import program
-from scripts.program import Failure, UsageError, usage_errors
+from scripts.lib import program
+from scripts.lib.program import Failure, UsageError, usage_errors
 
 FLAGS = flags.FLAGS
 

@@ -7,8 +7,8 @@ from absl import flags
 import haiku as hk
 
 import rmc
-from scripts import common_flags
-from scripts.program import UsageError
+from scripts.lib import run_flags
+from scripts.lib.program import UsageError
 
 FLAGS = flags.FLAGS
 
@@ -152,4 +152,4 @@ def unroll_options() -> dict[str, Any]:
 
 def mlp_sizes() -> list[int]:
   """Returns the sizes of the read-out's layers that the flags ask for."""
-  return common_flags.positive_integers("mlp_sizes")
+  return run_flags.positive_integers("mlp_sizes")
