@@ -10,7 +10,7 @@ import pytest
 
 from rmc import training
 from scripts import train_learn_to_execute
-from scripts.lib import core_flags, run_flags
+from scripts.lib import core_flags, plots, run_flags
 from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute, Level
 from tests.helpers.programs import ROOT, parsed, run
 
