@@ -20,20 +20,20 @@ from typing import NamedTuple
 from absl import flags
 import tabulate
 
-from scripts.lib import plots, program
+from scripts.lib import cores, plots, program
 
 FLAGS = flags.FLAGS
 
 
 class _Demo(NamedTuple):
-  """What to run, and which figures to show.
+  """What to run, and which metrics to show.
 
   Attributes:
     module: the training program.
     preset: its flags.
     directory: of the runs, unless --demo_dir says otherwise.
-    curve: the figure whose curves are drawn.
-    columns: the final figures of the table, by title.
+    curve: the metric whose curves are drawn.
+    columns: the final metrics of the table, by title.
   """
 
   module: str
@@ -50,28 +50,28 @@ def _accuracy(name: str) -> dict[str, str]:
 _DEMOS = {
     "nth_farthest": _Demo(
         "scripts.train_nth_farthest",
-        "nth_farthest_demo.flags",
+        "nth_farthest/demo.flags",
         "runs/demo",
         "accuracy",
         _accuracy("eval_accuracy"),
     ),
     "learn_to_execute": _Demo(
         "scripts.train_learn_to_execute",
-        "lte_demo.flags",
+        "learn_to_execute/demo.flags",
         "runs/demo_learn_to_execute",
         "eval_character_accuracy",
         _accuracy("eval_character_accuracy"),
     ),
     "language_modeling": _Demo(
         "scripts.train_language_model",
-        "lm_demo.flags",
+        "language_modeling/demo.flags",
         "runs/demo_language_modeling",
         "valid_perplexity",
         {"test perplexity": "test_perplexity"},
     ),
 }
 
-_CORES = ("rmc", "lstm", "dnc", "entnet")
+_CORES = cores.names_for("flat")
 
 flags.DEFINE_enum("benchmark", "nth_farthest", list(_DEMOS), "What to learn.")
 flags.DEFINE_string(

@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scripts import train_language_model
-from scripts.lib import run_flags
+from scripts.lib import experiment, language_model_flags, program
 from tasks import language_modeling
 from tasks.language_modeling import Vocabulary
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(train_language_model)
+flags.adopt_module_key_flags(language_model_flags)
 
 flags.DEFINE_string("prompt", "", "How the text begins.")
 flags.DEFINE_integer("num_words", 200, "Words to draw.", lower_bound=1)
@@ -41,16 +40,16 @@ flags.register_validator(
 
 def main():
   """Prints the prompt and a continuation."""
-  path = train_language_model.vocabulary_path()
+  path = language_model_flags.vocabulary_path()
   if not path.exists():
-    raise run_flags.UsageError(
+    raise program.UsageError(
         f"--workdir={FLAGS.workdir} holds no run of a language model: there is "
         f"no {path.name}"
     )
   vocabulary = Vocabulary.parse(path.read_text("utf-8"))
-  with run_flags.usage_errors():
-    network = train_language_model.make_network(len(vocabulary))
-    params, _ = run_flags.load_params(
+  with program.usage_errors():
+    network = language_model_flags.make_network(len(vocabulary))
+    params, _ = experiment.load_params(
         jax.eval_shape(
             network.init, jax.random.key(0), jnp.zeros([1, 1], jnp.int32)
         )
@@ -74,7 +73,7 @@ def generate(
   """Goes on with a text.
 
   Args:
-    network: as `train_language_model.make_network` returns it.
+    network: as `language_model_flags.make_network` returns it.
     params: its parameters.
     prompt: words, at least one.
     length: how many words to draw.
@@ -121,4 +120,4 @@ def draw(
 
 if __name__ == "__main__":
   FLAGS.set_default("mode", "eval")  # The run's own flags come first.
-  run_flags.run(main)
+  experiment.run_program(main)

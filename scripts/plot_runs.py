@@ -1,7 +1,8 @@
-"""Draws several runs into one figure.
+"""Draws several runs into one plot.
 
   python -m scripts.plot_runs runs/demo/*_seed* --output=curves.png
-  python -m scripts.plot_runs runs/lm/* --kind=unroll --output=unroll.png
+  python -m scripts.plot_runs runs/lm/* --kind=reset_interval \
+      --output=reset_interval.png
   python -m scripts.plot_runs runs/grid/* --kind=flags --metric=eval_accuracy \
       --across=mem_slots --by=num_heads --output=grid.png
   python -m scripts.plot_runs runs/mini_pacman/* --metric=return \
@@ -27,14 +28,15 @@ flags.DEFINE_string("output", "learning_curves.png", "The picture to write.")
 flags.DEFINE_enum(
     "kind",
     "learning_curves",
-    ["learning_curves", "unroll", "flags"],
-    "learning_curves: a figure of the reports against updates. unroll: of "
-    "language models trained with --eval_unroll, by how much the test "
-    "perplexity rises if the state is reset (Fig. 12 of the paper). flags: a "
-    "last figure against the values of a flag of the runs.",
+    ["learning_curves", "reset_interval", "flags", "unroll"],
+    "learning_curves: a metric of the reports against updates. "
+    "reset_interval: for language models trained with --eval_reset_intervals, "
+    "by how much the test perplexity rises if the state is reset (Fig. 12 of "
+    "the paper); unroll is its old name. flags: a last metric against the "
+    "values of a flag of the runs.",
 )
 flags.DEFINE_string(
-    "metric", "accuracy", "learning_curves, flags: which figure."
+    "metric", "accuracy", "learning_curves, flags: which metric."
 )
 flags.DEFINE_string("across", None, "flags: the flag of the runs to go along.")
 flags.DEFINE_list(
@@ -44,7 +46,7 @@ flags.DEFINE_enum(
     "x",
     "step",
     ["step", "environment_steps"],
-    "learning_curves: what the figure is drawn against; step: updates.",
+    "learning_curves: what the metric is drawn against; step: updates.",
 )
 flags.DEFINE_string(
     "reference",
@@ -72,8 +74,9 @@ def main(arguments: list[str]):
   for name in ("x", "reference"):
     if FLAGS.kind != "learning_curves" and FLAGS[name].present:
       raise program.UsageError(f"--{name} is for --kind=learning_curves")
-  if FLAGS.kind == "unroll" and FLAGS["metric"].present:
-    raise program.UsageError("--metric is not for --kind=unroll")
+  resets = FLAGS.kind in ("reset_interval", "unroll")
+  if resets and FLAGS["metric"].present:
+    raise program.UsageError(f"--metric is not for --kind={FLAGS.kind}")
   groups = runs.group(workdirs)
   with program.usage_errors():
     plots.check_path(FLAGS.output)
@@ -81,8 +84,8 @@ def main(arguments: list[str]):
       plots.metric_by_flags(
           workdirs, FLAGS.metric, FLAGS.across, FLAGS.by, FLAGS.output
       )
-    elif FLAGS.kind == "unroll":
-      plots.perplexity_by_unroll(groups, FLAGS.output)
+    elif resets:
+      plots.perplexity_by_reset_interval(groups, FLAGS.output)
     else:
       plots.learning_curves(
           groups,

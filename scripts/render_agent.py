@@ -21,14 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scripts import evaluate_agent
-from scripts.lib import agent_flags, film, run_flags
+from scripts.lib import agent_flags, experiment, film, program, trained_agent
 from scripts.lib.agent import Agent
 from tasks import box_world, mini_pacman
 from tasks.environment import StepType
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(evaluate_agent)
+flags.adopt_module_key_flags(trained_agent)
 
 flags.DEFINE_string("gif", None, "Where to save the film.")
 flags.DEFINE_boolean(
@@ -163,10 +162,10 @@ def main():
   """Films an episode."""
   path = pathlib.Path(FLAGS.gif or "").absolute()
   if not FLAGS.gif or path.is_dir() or not path.parent.is_dir():
-    raise run_flags.UsageError(
+    raise program.UsageError(
         f"--gif={FLAGS.gif} must name a file in a folder that exists"
     )
-  agent, params, _ = evaluate_agent.load_agent()
+  agent, params, _ = trained_agent.load_agent()
   box = isinstance(agent.env, box_world.BoxWorld)
   names = box_world.ACTIONS if box else mini_pacman.ACTIONS
   key = agent_flags.held_out_key(FLAGS.eval_seed)
@@ -184,4 +183,4 @@ def main():
 
 if __name__ == "__main__":
   FLAGS.set_default("mode", "eval")  # Begins with the flags of the run.
-  run_flags.run(main)
+  experiment.run_program(main)

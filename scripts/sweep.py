@@ -3,7 +3,7 @@
   python -m scripts.sweep --sweep_dir=runs/heads --jobs=2 \
       --vary='num_heads=1|4' --vary='seed=0|1|2' \
       -- scripts.train_nth_farthest \
-      --flagfile=scripts/presets/nth_farthest_demo.flags
+      --flagfile=scripts/presets/nth_farthest/demo.flags
 
 It runs each combination in a directory of its own under --sweep_dir, goes on
 where it stopped if it is started again, and prints a table of all runs at the
@@ -25,12 +25,11 @@ import sys
 
 from absl import flags
 
-from scripts import compare_runs
-from scripts.lib import program
+from scripts.lib import cores, program, run_table
 
 FLAGS = flags.FLAGS
 
-flags.adopt_module_key_flags(compare_runs)
+flags.adopt_module_key_flags(run_table)
 flags.DEFINE_string("sweep_dir", None, "Directory of all runs.")
 flags.DEFINE_multi_string(
     "vary", [], "FLAG=VALUE|VALUE|...; give it once for each flag to vary."
@@ -52,15 +51,13 @@ def main(arguments: list[str]):
     )
   if FLAGS.sweep_dir is None:
     raise program.UsageError("--sweep_dir must name a directory")
-  reach = compare_runs.parse_reach(FLAGS.reach)
+  reach = run_table.parse_reach(FLAGS.reach)
   runs = {}
   for settings in itertools.product(*map(_settings, FLAGS.vary)):
     name = ",".join(settings).replace("/", "_") or "run"
     own = [f"--{setting}" for setting in settings]
-    try:  # What flag files say today, since they can be edited.
-      command = FLAGS.read_flags_from_files([*arguments, *own])
-    except flags.Error as error:
-      raise program.UsageError(str(error)) from error
+    # What flag files say today, since they can be edited.
+    command = program.expand_flagfiles([*arguments, *own])
     workdir = pathlib.Path(FLAGS.sweep_dir, name)
     if workdir in runs:
       raise program.UsageError(
@@ -85,7 +82,7 @@ def main(arguments: list[str]):
     ]
   finished = [workdir for workdir in runs if workdir not in failed]
   if finished:
-    print(compare_runs.table(finished, FLAGS.figures, reach))
+    print(run_table.table(finished, FLAGS.metrics, reach))
   if failed:
     logs = ", ".join(str(workdir / "log.txt") for workdir in failed)
     raise program.Failure(f"{len(failed)} of {len(runs)} runs failed: {logs}")
@@ -98,6 +95,11 @@ def _settings(vary: str) -> list[str]:
     raise program.UsageError(
         f"--vary={vary} must be FLAG=VALUE|VALUE|..., as in seed=0|1|2"
     )
+  for value in values.split("|"):
+    if name == "core" and value not in cores.CORES:
+      raise program.UsageError(
+          f"--vary={vary} must name cores of {', '.join(cores.CORES)}"
+      )
   return [f"{name}={value}" for value in values.split("|")]
 
 

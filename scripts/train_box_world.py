@@ -1,59 +1,42 @@
 """Trains an agent on BoxWorld (section 4.2 of the paper).
 
   python -m scripts.train_box_world --workdir=runs/box_world \
-      --flagfile=scripts/presets/box_world_demo.flags
+      --flagfile=scripts/presets/box_world/demo.flags
 
 Run the same command again to go on after an interruption. The directory then
 holds metrics.jsonl, summary.json, checkpoints and learning_curve.png;
-`scripts.evaluate_agent` and `scripts.render_agent` show what was learnt. In the
-figures `solved` is the share of episodes in which the gem was taken, `solved_3`
-that of episodes with 3 boxes on the way to it.
+`scripts.evaluate_agent` and `scripts.render_agent` show what was learnt. The
+metric `solved` is the share of episodes in which the gem was taken, `solved_3`
+that share of the episodes with 3 boxes on the way to it.
 """
 
 from absl import flags
 
-from scripts.lib import agent_flags, run_flags
-from tasks import box_world
+from rmc import training
+from scripts.lib import agent_flags, box_world_flags, experiment
 
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(agent_flags)
-
-flags.DEFINE_integer("grid_size", 12, "Side of the room without its wall.")
-flags.DEFINE_list(
-    "solution_length",
-    ["1", "2", "3", "4", "5"],
-    "Numbers of boxes on the way to the gem; a level has one of them.",
-)
-flags.DEFINE_list(
-    "num_forward",
-    ["0", "1", "2", "3", "4", "5"],
-    "Numbers of distractor branches; a level has one of them.",
-)
-flags.DEFINE_integer("branch_length", 1, "Boxes of a distractor branch.")
-flags.DEFINE_integer(
-    "max_steps",
-    120,
-    "An episode ends with the step after this many.",
-    lower_bound=1,
-)
+flags.adopt_module_key_flags(box_world_flags)
 
 
-def make_environment() -> box_world.BoxWorld:
-  """Returns the environment that the flags ask for."""
-  return box_world.BoxWorld(
-      grid_size=FLAGS.grid_size,
-      solution_length=run_flags.positive_integers("solution_length"),
-      num_forward=run_flags.positive_integers("num_forward", or_zero=True),
-      branch_length=FLAGS.branch_length,
-      max_steps=FLAGS.max_steps,
-      view=FLAGS.view,
-  )
+def make_experiment(parallel: training.DataParallel) -> experiment.Experiment:
+  """Returns the experiment that the flags ask for.
+
+  Args:
+    parallel: how an update is split over devices.
+
+  Raises:
+    UsageError: if the flags do not go together.
+  """
+  del parallel  # The loss needs no mean over devices.
+  return agent_flags.make_experiment(box_world_flags.make_environment)
 
 
 def main():
   """Trains or evaluates."""
-  agent_flags.train(make_environment)
+  _, summary = experiment.train_or_evaluate(make_experiment)
+  if experiment.trained():
+    agent_flags.report(summary)
 
 
 if __name__ == "__main__":
-  run_flags.run(main)
+  experiment.run_program(main)

@@ -1,7 +1,8 @@
 """Trains a recurrent core as a language model (section 4.3 of the paper).
 
   python -m scripts.train_language_model --workdir=runs/wikitext2 \
-      --manual_dir=wikitext-2 --flagfile=scripts/presets/lm_wikitext2.flags
+      --flagfile=scripts/presets/language_modeling/wikitext2.flags \
+      --manual_dir=wikitext-2
 
 Run the same command again to go on after an interruption. The directory then
 holds metrics.jsonl, summary.json, vocabulary.txt, corpus.json (digests of the
@@ -15,126 +16,67 @@ in one stream, or in `--eval_streams`, each from the core's own start.
 `valid_perplexity` is reported at each evaluation. After the last update, and
 with --mode=eval, come `test_perplexity`; its parts by how often a word is in
 the training text (`..._over_10k`, `..._1k_to_10k`, `..._under_1k`, Table 3 of
-the paper); and for each length of `--eval_unroll` what it is if the state is
-reset after so many words (`..._unroll_25`, Fig. 12).
+the paper); and for each interval of `--eval_reset_intervals` the perplexity if
+the state is reset after so many words (`..._unroll_25`, Fig. 12).
 """
 
-from collections.abc import Callable
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
-import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-import rmc
 from rmc import training
 from rmc.training import multihost
 from rmc.training.metrics import write_text
-from scripts.lib import core_flags, plots, run_flags
-from tasks import language_modeling
-from tasks.language_modeling import (
-  Perplexity,
-  Split,
-  TrainingWindows,
-  Vocabulary,
-  evaluation_windows,
+from scripts.lib import (
+  experiment,
+  language_model_flags,
+  optimizer_flags,
+  plots,
+  program,
 )
+from scripts.lib.program import UsageError
+from tasks.language_modeling import Corpus, TrainingWindows, perplexity
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(run_flags)
-flags.adopt_module_key_flags(core_flags)
+flags.adopt_module_key_flags(language_model_flags)
 
-flags.DEFINE_enum(
-    "corpus",
-    "python",
-    list(language_modeling.CORPORA),
-    "The text. python: Python's language reference, which needs no files.",
-)
-flags.DEFINE_string("manual_dir", None, "Folder with the files of --corpus.")
-flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Where tokenised corpora are kept; default: where TensorFlow Datasets "
-    "keeps its own.",
-)
-flags.DEFINE_integer(
-    "vocab_size", 0, "Words that are told apart, at most; 0: all."
-)
-flags.DEFINE_integer(
-    "min_count", 1, "How often a word is in the training text, at least."
-)
-flags.DEFINE_integer(
-    "window",
-    100,
-    "Words of an update, in each stream: how far gradients go back.",
-    lower_bound=1,
-)
-flags.DEFINE_integer(
-    "embedding_size", 512, "Size of a word's embedding.", lower_bound=1
-)
-flags.DEFINE_float("embedding_dropout", 0.5, "Dropout of embeddings.")
-flags.DEFINE_float("output_dropout", 0.0, "Dropout of the core's output.")
-flags.DEFINE_boolean(
-    "output_projection",
-    True,
-    "Project the core's output to --embedding_size; without, it must have it.",
-)
-flags.DEFINE_boolean("tied", True, "Embeddings are the softmax's weights too.")
-flags.DEFINE_enum(
-    "softmax",
-    "full",
-    ["full", "adaptive"],
-    "full: over all words. adaptive: Grave et al. (2017), with embeddings that "
-    "are smaller for rare words.",
-)
-flags.DEFINE_list(
-    "cutoffs",
-    ["20000", "40000", "200000"],
-    "Adaptive softmax: the first words of its tails, in order of frequency.",
-)
-flags.DEFINE_integer(
-    "eval_streams",
-    1,
-    "Streams of an evaluation, each with a start of its own; 1 is the exact "
-    "way, more are faster.",
-    lower_bound=1,
-)
-flags.DEFINE_list(
-    "eval_unroll", [], "Lengths after which to reset the state, see above."
-)
-
-_UNROLL_BATCH = 64
-_FREE_FLAGS = ("manual_dir", "data_dir", "eval_streams", "eval_unroll")
+_RESET_STREAMS = 64
+_FREE_FLAGS = ("manual_dir", "data_dir", "eval_streams", "eval_reset_intervals")
 
 
-def main():
-  """Trains or evaluates."""
-  parallel = run_flags.make_parallel()
-  eval_unroll = run_flags.positive_integers("eval_unroll")
+def make_experiment(parallel: training.DataParallel) -> experiment.Experiment:
+  """Returns the experiment that the flags ask for.
+
+  Args:
+    parallel: how an update is split over devices.
+
+  Raises:
+    UsageError: if the flags do not go together.
+  """
+  del parallel  # The loss needs no mean over devices.
+  intervals = program.positive_integers("eval_reset_intervals")
   _check_folders()
   init_key, data_key = jax.random.split(jax.random.key(FLAGS.seed))
   example = jnp.zeros([1, FLAGS.batch_size], jnp.int32)
 
-  def check_network(vocab_size):
-    network = make_network(vocab_size)
+  def make_network(vocab_size):
+    network = language_model_flags.make_network(vocab_size)
     jax.eval_shape(network.init, init_key, example)
     return network
 
-  with run_flags.usage_errors():
+  with program.usage_errors():
     # Most of what may be wrong shows before a text is tokenised.
-    check_network(1 + max(run_flags.positive_integers("cutoffs"), default=1))
-    corpus = _load()
+    make_network(1 + max(program.positive_integers("cutoffs"), default=1))
+    corpus = language_model_flags.load_corpus()
     windows = TrainingWindows(
         corpus.splits["train"], FLAGS.batch_size, FLAGS.window
     )
-  vocabulary = corpus.vocabulary
-  optimizer = run_flags.make_optimizer()
-  with run_flags.usage_errors():
-    network = check_network(len(vocabulary))
+    network = make_network(len(corpus.vocabulary))
+  optimizer = optimizer_flags.make_optimizer()
 
   def init():
     multihost.on_leader(lambda: _check_corpus(corpus))
@@ -153,17 +95,30 @@ def main():
   def batches(step, indices):
     return {"words": windows(step, indices), "indices": indices}
 
+  return experiment.Experiment(
+      network=network,
+      init=init,
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      evaluate=_make_evaluate(network, corpus, intervals),
+      batches=batches,
+      free_flags=_FREE_FLAGS,
+  )
+
+
+def _make_evaluate(network: Any, corpus: Corpus, intervals: list[int]):
+  """Returns what evaluates a state; see `experiment.Experiment`."""
   log_probs = jax.jit(network.apply.log_probs)
 
   def evaluate(state):
     def measure(split, streams, length):
-      initial_state = network.apply.initial_state(state.params, streams)
       return perplexity(
           lambda *args: log_probs(state.params, *args),
-          initial_state,
+          network.apply.initial_state(state.params, streams),
           corpus.splits[split],
-          vocabulary,
+          corpus.vocabulary,
           length,
+          FLAGS.window,
       )
 
     def carried(split):
@@ -179,116 +134,19 @@ def main():
       found["test_perplexity"] = test.total()
       for name, value in test.parts().items():
         found[f"test_perplexity_{name}"] = value
-      for length in eval_unroll:
-        reset = measure("test", _UNROLL_BATCH, length)
+      for length in intervals:
+        reset = measure("test", _RESET_STREAMS, length)
         found[f"test_perplexity_unroll_{length}"] = reset.total()
     return found
 
-  run_flags.train_or_evaluate(
-      parallel,
-      init,
-      loss_fn,
-      optimizer,
-      evaluate,
-      batches=batches,
-      free_flags=_FREE_FLAGS,
-  )
-  if FLAGS.mode == "train" and multihost.is_leader():
+  return evaluate
+
+
+def main():
+  """Trains or evaluates."""
+  experiment.train_or_evaluate(make_experiment)
+  if experiment.trained():
     plots.learning_curve(FLAGS.workdir, "valid_perplexity")
-
-
-class Apply(NamedTuple):
-  """The network's functions, with its parameters before their arguments.
-
-  Attributes:
-    log_probs: `LanguageModel.__call__`.
-    loss: `LanguageModel.loss`.
-    step: `LanguageModel.step`.
-    initial_state: `LanguageModel.initial_state`.
-  """
-
-  log_probs: Callable[..., tuple[jax.Array, Any]]
-  loss: Callable[..., tuple[jax.Array, Any]]
-  step: Callable[..., tuple[jax.Array, Any]]
-  initial_state: Callable[..., Any]
-
-
-def make_network(vocab_size: int) -> hk.MultiTransformed:
-  """Returns the network that the flags ask for.
-
-  Args:
-    vocab_size: how many words there are.
-
-  Returns:
-    `init(key, tokens [T, B])`, and `apply`, an `Apply`. The flags are read
-    whenever one of them is traced.
-
-  Raises:
-    UsageError: if `--cutoffs` or `--core` is wrong by itself.
-    ValueError: if the flags do not go together.
-  """
-  cutoffs = run_flags.positive_integers("cutoffs")
-
-  def make_softmax():
-    sizes = (vocab_size, FLAGS.embedding_size)
-    if FLAGS.softmax == "adaptive":
-      return rmc.AdaptiveSoftmax(*sizes, cutoffs, tied=FLAGS.tied)
-    return rmc.Softmax(*sizes, tied=FLAGS.tied)
-
-  def build():
-    model = rmc.LanguageModel(
-        core_flags.make_core,
-        make_softmax,
-        FLAGS.embedding_dropout,
-        FLAGS.output_dropout,
-        FLAGS.output_projection,
-        **core_flags.unroll_options(),
-    )
-
-    def init(tokens):
-      return model(tokens, tokens, model.initial_state(tokens.shape[1]))
-
-    return init, Apply(model, model.loss, model.step, model.initial_state)
-
-  return hk.without_apply_rng(hk.multi_transform(build))
-
-
-def perplexity(
-    log_probs: Callable[..., tuple[jax.Array, Any]],
-    initial_state: Any,
-    split: Split,
-    vocabulary: Vocabulary,
-    length: int,
-) -> Perplexity:
-  """Predicts each word of a split once, in streams of a length.
-
-  Args:
-    log_probs: `(tokens, targets, state) -> (log-probabilities, state)`.
-    initial_state: the state in which each stream begins; its batch is the
-      number of streams that are read at a time.
-    split: the text.
-    vocabulary: its words.
-    length: words of a stream.
-
-  Returns:
-    The log-probabilities, added up.
-  """
-  found = Perplexity(vocabulary)
-  (batch_size,) = {len(x) for x in jax.tree.leaves(initial_state)}
-  for first in range(0, len(split), batch_size * length):
-    starts = first + length * np.arange(batch_size)
-    state = initial_state
-    for inputs, targets in evaluation_windows(
-        split, starts, length, FLAGS.window, vocabulary.eos
-    ):
-      values, state = log_probs(inputs, np.maximum(targets, 0), state)
-      found.add(targets, np.asarray(values))
-  return found
-
-
-def vocabulary_path() -> pathlib.Path:
-  """Returns where a run keeps its vocabulary."""
-  return pathlib.Path(FLAGS.workdir) / "vocabulary.txt"
 
 
 def _check_folders():
@@ -297,45 +155,26 @@ def _check_folders():
     return
   workdir = pathlib.Path(FLAGS.workdir).resolve()
   if workdir.is_relative_to(pathlib.Path(FLAGS.manual_dir).resolve()):
-    raise run_flags.UsageError(
+    raise UsageError(
         f"--workdir={FLAGS.workdir} must not be in "
         f"--manual_dir={FLAGS.manual_dir}, whose .txt files are the text of "
         f"--corpus={FLAGS.corpus}: a run writes some too"
     )
 
 
-def _load() -> language_modeling.Corpus:
-  """Returns the corpus, which process 0 tokenises if need be."""
-
-  def load():
-    return language_modeling.load(
-        FLAGS.corpus,
-        FLAGS.manual_dir,
-        FLAGS.data_dir,
-        FLAGS.vocab_size,
-        FLAGS.min_count,
-    )
-
-  def prepare():
-    load()
-
-  multihost.on_leader(prepare)
-  return load()
-
-
-def _check_corpus(corpus: language_modeling.Corpus):
+def _check_corpus(corpus: Corpus):
   """Keeps what the run reads, or raises an error if it is another text."""
   digests = json.dumps(corpus.digests, indent=1, sort_keys=True) + "\n"
   kept = {
-      vocabulary_path(): corpus.vocabulary.dump(),
-      vocabulary_path().with_name("corpus.json"): digests,
+      language_model_flags.vocabulary_path(): corpus.vocabulary.dump(),
+      language_model_flags.vocabulary_path().with_name("corpus.json"): digests,
   }
   for path, text in kept.items():
     if not path.exists():
       if FLAGS.mode == "train":
         write_text(path, text)
     elif path.read_text("utf-8") != text:
-      raise run_flags.UsageError(
+      raise UsageError(
           f"the run in --workdir={FLAGS.workdir} reads another text than "
           f"--corpus={FLAGS.corpus} --manual_dir={FLAGS.manual_dir}, whose "
           f"{path.name} is not the same"
@@ -343,4 +182,4 @@ def _check_corpus(corpus: language_modeling.Corpus):
 
 
 if __name__ == "__main__":
-  run_flags.run(main)
+  experiment.run_program(main)

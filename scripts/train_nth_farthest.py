@@ -1,7 +1,7 @@
 """Trains a recurrent core on Nth Farthest (section 4.1 of the paper).
 
   python -m scripts.train_nth_farthest --workdir=runs/nth_farthest \
-      --flagfile=scripts/presets/nth_farthest_demo.flags
+      --flagfile=scripts/presets/nth_farthest/demo.flags
 
 Run the same command again to go on after an interruption. Afterwards the
 directory holds metrics.jsonl, summary.json, checkpoints, learning_curve.png
@@ -11,6 +11,7 @@ and, for the RMC, attention.png. From a checkpoint the latter is drawn by
       --mode=eval --attention=attention.png
 """
 
+from collections.abc import Callable
 import math
 import pathlib
 
@@ -21,104 +22,39 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import rmc
 from rmc import training
 from rmc.training import multihost
-from scripts.lib import core_flags, plots, run_flags
-from tasks.nth_farthest import (
-  ORDERS,
-  Curriculum,
-  NthFarthest,
-  parse_stages,
+from scripts.lib import (
+  experiment,
+  nth_farthest_flags,
+  optimizer_flags,
+  plots,
+  program,
 )
+from tasks.nth_farthest import NthFarthest
 
 FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(run_flags)
-flags.adopt_module_key_flags(core_flags)
-
-flags.DEFINE_integer("num_objects", 8, "Objects of a sequence.")
-flags.DEFINE_integer("num_features", 16, "Coordinates of an object.")
-flags.DEFINE_enum(
-    "order",
-    "farthest",
-    ORDERS,
-    "Whether rank n counts from the farthest object, as in the paper, or from "
-    "the nearest, as in the released Sonnet code.",
-)
-flags.DEFINE_list(
-    "curriculum",
-    [],
-    "What to learn before the whole task: OBJECTSxFEATURES[xLABELS]"
-    "[@THRESHOLD], ...; as in 3x2,3x4,4x4x8@0.7. Without LABELS there are as "
-    "many as objects. All stages have the shapes of the whole task, on which "
-    "the run is evaluated.",
-)
-flags.DEFINE_float(
-    "curriculum_threshold",
-    0.9,
-    "The next stage begins when the accuracy on the present one, a running "
-    "mean of some 20 updates that starts from 0, is this much, unless the "
-    "stage has a threshold of its own.",
-)
-flags.DEFINE_float(
-    "curriculum_review",
-    0.0,
-    "Share of examples drawn from the stages before the present one.",
-)
-flags.DEFINE_integer(
-    "eval_examples",
-    10_000,
-    "Fresh examples of an evaluation.",
-    lower_bound=2,
-)
-flags.DEFINE_string(
-    "attention",
-    None,
-    "--mode=eval, RMC: draw there what the slots attend to, as is drawn in "
-    "--workdir after training.",
-)
+flags.adopt_module_key_flags(nth_farthest_flags)
 
 _EVAL_BATCH = 1000
 
 
-def main():
-  """Trains or evaluates."""
-  parallel = run_flags.make_parallel()
-  if FLAGS.attention and (FLAGS.mode, FLAGS.core) != ("eval", "rmc"):
-    raise run_flags.UsageError(
-        f"--attention={FLAGS.attention} goes with --mode=eval and --core=rmc"
-    )
-  if FLAGS.attention:
-    with run_flags.usage_errors():
-      plots.check_path(FLAGS.attention)
-  with run_flags.usage_errors():
-    task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
-    curriculum = Curriculum(
-        task,
-        parse_stages(FLAGS.curriculum),
-        FLAGS.curriculum_threshold,
-        FLAGS.curriculum_review,
-    )
-  mlp_sizes = core_flags.mlp_sizes()
+def make_experiment(parallel: training.DataParallel) -> experiment.Experiment:
+  """Returns the experiment that the flags ask for.
+
+  Args:
+    parallel: how an update is split over devices.
+
+  Raises:
+    UsageError: if the flags do not go together.
+  """
+  _check_attention()
+  task, curriculum = nth_farthest_flags.make_task()
+  network = nth_farthest_flags.make_network(task.num_objects)
+  optimizer = optimizer_flags.make_optimizer()
   init_key, data_key, eval_key = jax.random.split(jax.random.key(FLAGS.seed), 3)
-
-  def classifier():
-    return rmc.SequenceClassifier(
-        core_flags.make_core,
-        task.num_objects,
-        mlp_sizes,
-        **core_flags.unroll_options(),
-    )
-
-  def sample(key, indices):
-    """Returns inputs `[k, b, d + 3k]` and labels `[b]`."""
-    inputs, labels = jax.vmap(task.sample)(training.example_keys(key, indices))
-    return jnp.swapaxes(inputs, 0, 1), labels
-
-  network = hk.without_apply_rng(hk.transform(lambda *x: classifier()(*x)))
-  optimizer = run_flags.make_optimizer()
   example = jnp.zeros((task.num_objects, 1, task.step_size))
-  with run_flags.usage_errors():
+  with program.usage_errors():
     jax.eval_shape(network.init, init_key, example)
 
   def init():
@@ -129,15 +65,15 @@ def main():
   def loss_fn(params, indices, carry, key):
     if FLAGS.curriculum:
       return stage_loss_fn(params, indices, carry, key)
-    inputs, labels = sample(key, indices)
-    loss, correct = _score(network.apply(params, inputs), labels)
+    inputs, labels = _sample(task, key, indices)
+    loss, correct = _score(network.apply.logits(params, inputs), labels)
     return loss, ({"accuracy": jnp.mean(correct)}, carry)
 
   def stage_loss_fn(params, indices, progress, key):
     inputs, labels, stages, present = jax.vmap(
         curriculum.sample, in_axes=(0, None)
     )(training.example_keys(key, indices), progress.stage[0])
-    logits = network.apply(
+    logits = network.apply.logits(
         params, jnp.swapaxes(inputs, 0, 1), stages.num_objects
     )
     loss, correct = _score(logits, labels)
@@ -149,10 +85,25 @@ def main():
     correct = parallel.mean(jnp.mean(jnp.where(present, correct, 0.0)))
     return loss, (metrics, curriculum.advance(progress, correct, count))
 
+  return experiment.Experiment(
+      network=network,
+      init=init,
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      evaluate=_make_evaluate(task, network, eval_key),
+      free_flags=("eval_examples", "attention"),
+  )
+
+
+def _make_evaluate(
+    task: NthFarthest, network: hk.MultiTransformed, eval_key: jax.Array
+) -> Callable[[training.TrainState], dict[str, float]]:
+  """Returns what evaluates a state on fresh examples."""
+
   @jax.jit
-  def eval_figures(params, key, indices):
-    inputs, labels = sample(key, indices)
-    loss, correct = _score(network.apply(params, inputs), labels)
+  def score_batch(params, key, indices):
+    inputs, labels = _sample(task, key, indices)
+    loss, correct = _score(network.apply.logits(params, inputs), labels)
     return loss, jnp.sum(correct)
 
   def evaluate(state):
@@ -162,7 +113,7 @@ def main():
     for first in range(0, FLAGS.eval_examples, _EVAL_BATCH):
       size = min(_EVAL_BATCH, FLAGS.eval_examples - first)
       indices = jnp.arange(first, first + size, dtype=jnp.int32)
-      loss, correct = eval_figures(state.params, key, indices)
+      loss, correct = score_batch(state.params, key, indices)
       total_loss += size * float(loss)
       total_correct += float(correct)
     accuracy = total_correct / FLAGS.eval_examples
@@ -174,30 +125,27 @@ def main():
         "plateau": task.plateau,
     }
 
-  def draw_attention(path):
-    inspect = hk.transform(lambda x: classifier().inspect(x))
-    plots.nth_farthest_attention(
-        FLAGS.workdir, task, hk.without_apply_rng(inspect).apply, path
-    )
+  return evaluate
 
-  run_flags.train_or_evaluate(
-      parallel,
-      init,
-      loss_fn,
-      optimizer,
-      evaluate,
-      free_flags=("eval_examples", "attention"),
-  )
-  if FLAGS.mode == "train" and multihost.is_leader():
-    if FLAGS.curriculum:
-      names = [str(stage) for stage in curriculum.stages]
-      plots.curriculum_curve(FLAGS.workdir, "accuracy", names, task.plateau)
-    else:
-      plots.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
-    if FLAGS.core == "rmc":
-      draw_attention(pathlib.Path(FLAGS.workdir, "attention.png"))
-  elif FLAGS.attention and multihost.is_leader():
-    draw_attention(FLAGS.attention)
+
+def _check_attention():
+  """Raises a UsageError if --attention cannot be drawn."""
+  if not FLAGS.attention:
+    return
+  if (FLAGS.mode, FLAGS.core) != ("eval", "rmc"):
+    raise program.UsageError(
+        f"--attention={FLAGS.attention} goes with --mode=eval and --core=rmc"
+    )
+  with program.usage_errors():
+    plots.check_path(FLAGS.attention)
+
+
+def _sample(
+    task: NthFarthest, key: jax.Array, indices: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns inputs `[k, b, d + 3k]` and labels `[b]`."""
+  inputs, labels = jax.vmap(task.sample)(training.example_keys(key, indices))
+  return jnp.swapaxes(inputs, 0, 1), labels
 
 
 def _score(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -208,5 +156,24 @@ def _score(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.mean(losses), correct.astype(losses.dtype)
 
 
+def main():
+  """Trains or evaluates."""
+  learned, _ = experiment.train_or_evaluate(make_experiment)
+  task, curriculum = nth_farthest_flags.make_task()
+  attention = FLAGS.attention
+  if experiment.trained():
+    if FLAGS.curriculum:
+      names = [str(stage) for stage in curriculum.stages]
+      plots.curriculum_curve(FLAGS.workdir, "accuracy", names, task.plateau)
+    else:
+      plots.learning_curve(FLAGS.workdir, "accuracy", task.plateau)
+    if FLAGS.core == "rmc":
+      attention = pathlib.Path(FLAGS.workdir, "attention.png")
+  if attention and multihost.is_leader():
+    plots.nth_farthest_attention(
+        FLAGS.workdir, task, learned.network.apply.inspect, attention
+    )
+
+
 if __name__ == "__main__":
-  run_flags.run(main)
+  experiment.run_program(main)

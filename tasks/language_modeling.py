@@ -41,6 +41,7 @@ import sys
 from typing import Any, NamedTuple
 import zlib
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import ShardBasedBuilder
@@ -885,3 +886,15 @@ CORPORA = {
         "another thing)",
     ),
 }
+def perplexity(log_probs, initial_state, split, vocabulary, length, window):
+  found = Perplexity(vocabulary)
+  (batch_size,) = {len(x) for x in jax.tree.leaves(initial_state)}
+  for first in range(0, len(split), batch_size * length):
+    starts = first + length * np.arange(batch_size)
+    state = initial_state
+    for inputs, targets in evaluation_windows(
+        split, starts, length, window, vocabulary.eos
+    ):
+      values, state = log_probs(inputs, np.maximum(targets, 0), state)
+      found.add(targets, np.asarray(values))
+  return found

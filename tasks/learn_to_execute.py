@@ -774,3 +774,29 @@ def _compact(columns: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
   packed = np.zeros((len(columns), width), columns.dtype)
   packed[np.arange(width, dtype=np.int32) < lengths[:, None]] = columns[there]
   return packed, lengths
+LevelCurriculum = Curriculum
+def evaluate(score_batch, test, size):
+  count = len(test.inputs)
+  losses, correct, solved = [], [], []
+  for first in range(0, count, size):
+    part = Batch(*(x[first : first + size] for x in test))
+    found = jax.device_get(score_batch(part))
+    losses.append(found[0] * len(part.inputs))
+    correct.append(found[1])
+    solved.append(found[2])
+  correct = np.concatenate(correct, dtype=np.float64)
+  characters = test.target_lengths.astype(np.float64)
+  accuracy = correct.sum() / characters.sum()
+  errors = correct - accuracy * characters
+  solved = np.concatenate(solved, dtype=np.float64)
+  return {
+      "eval_loss": float(np.sum(losses)) / count,
+      "eval_character_accuracy": float(accuracy),
+      "eval_character_accuracy_standard_error": float(
+          np.sqrt(np.sum(errors**2)) / characters.sum()
+      ),
+      "eval_answer_accuracy": float(solved.mean()),
+      "eval_answer_accuracy_standard_error": float(
+          solved.std() / np.sqrt(count)
+      ),
+  }

@@ -400,3 +400,4 @@ def parse_stages(names: Sequence[str]) -> list[Stage]:
         )
     )
   return stages
+StageCurriculum = Curriculum

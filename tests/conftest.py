@@ -2,14 +2,12 @@
 
 import contextlib
 import os
-import types
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
-from rmc import training
-from scripts.lib import run_flags
+from scripts.lib import experiment, run_flags
 from tests.helpers.programs import parsed
 from tests.helpers.tiny_training import records_of
 
@@ -43,56 +41,42 @@ def compiled_once(tmp_path_factory):
 
 
 @pytest.fixture
-def train_here(monkeypatch, compiled_once):
-  """Returns a function that runs a training program in this process.
+def train_here(compiled_once):
+  """Returns a function that trains in this process.
 
   Its arguments are the program's module, the directory of the run, flags, and
   how many devices there are; it returns the records of metrics.jsonl.
   """
-  data_parallel = training.DataParallel
+  del compiled_once
 
   def train_here(program, workdir, *arguments, num_devices=1):
-    monkeypatch.setattr(
-        training,
-        "DataParallel",
-        lambda mode: data_parallel(mode, jax.devices()[:num_devices]),
-    )
-    monkeypatch.setattr(run_flags, "_main_module", program.__name__)
     # Optax divides by a mixture of types.
     promotion = jax.numpy_dtype_promotion("standard")
     with promotion, parsed(f"--workdir={workdir}", *arguments):
-      program.main()
+      experiment.train_or_evaluate(
+          program.make_experiment, jax.devices()[:num_devices]
+      )
     return records_of(workdir)
 
   return train_here
 
 
 @pytest.fixture
-def about_to_train(monkeypatch, tmp_path, compiled_once):
-  """Returns a context in which a training program has come to where it trains.
+def experiment_of(tmp_path, compiled_once):
+  """Returns a context with the experiment of a program, for one device.
 
-  Its arguments are the program's module and flags; it yields, as attributes,
-  what `run_flags.train_or_evaluate` would have been given.
+  Its arguments are the program's module and flags, which stay parsed in it.
   """
-
-  class Reached(Exception):
-    pass
+  del compiled_once
 
   @contextlib.contextmanager
-  def about_to_train(program, *arguments):
-    given = types.SimpleNamespace()
-
-    def train(parallel, init, loss_fn, optimizer, evaluate, **options):
-      del parallel, optimizer
-      vars(given).update(init=init, loss_fn=loss_fn, evaluate=evaluate)
-      vars(given).update(options)
-      raise Reached
-
-    monkeypatch.setattr(run_flags, "train_or_evaluate", train)
+  def experiment_of(program, *arguments):
     promotion = jax.numpy_dtype_promotion("standard")
     with promotion, parsed(f"--workdir={tmp_path}", *arguments):
-      with pytest.raises(Reached):
-        program.main()
-      yield given
+      parallel = run_flags.make_parallel(jax.devices()[:1])
+      made = program.make_experiment(parallel)
+      yield made
+      if made.close is not None:
+        made.close()
 
-  return about_to_train
+  return experiment_of

@@ -5,6 +5,7 @@ from rmc.training.checkpoint import (
     CheckpointError,
     latest_step,
     load_params,
+    recorded_config,
 )
 from rmc.training.loop import Interrupted, NonFiniteError, Schedule, train
 from rmc.training.metrics import MetricsLog, read_metrics
@@ -37,6 +38,7 @@ __all__ = [
     "load_params",
     "make_update",
     "read_metrics",
+    "recorded_config",
     "to_numpy",
     "train",
 ]

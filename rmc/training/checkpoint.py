@@ -1,5 +1,6 @@
 """Checkpoints: orbax behind one small module."""
 
+from collections.abc import Sequence
 import hashlib
 import json
 import pathlib
@@ -132,12 +133,7 @@ class Checkpointer:
 
   def meta(self) -> dict | None:
     """Returns the newest JSON object that can be read, or None."""
-    for step in reversed(self.steps()):
-      try:
-        return _read_signed(self._directory / str(step))["meta"]
-      except (OSError, ValueError):
-        continue
-    return None
+    return _newest_meta(self._directory, self.steps())
 
   def close(self):
     """Releases what orbax holds."""
@@ -168,6 +164,21 @@ def latest_step(workdir: str | pathlib.Path) -> int:
     CheckpointError: if there is none.
   """
   return int(_find(workdir, None).name)
+
+
+def recorded_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
+  """Returns the configuration that a run's newest checkpoint records.
+
+  Args:
+    workdir: the run's directory.
+
+  Returns:
+    The `config` of `training.train`; None if there is no checkpoint, or none
+    that can be read.
+  """
+  directory = pathlib.Path(workdir).absolute() / _DIRECTORY
+  meta = _newest_meta(directory, _steps(directory))
+  return None if meta is None else meta["config"]
 
 
 def load_params(
@@ -201,15 +212,32 @@ def load_params(
 def _find(workdir: str | pathlib.Path, step: int | None) -> pathlib.Path:
   """Returns the directory of a checkpoint, of the newest for None."""
   directory = pathlib.Path(workdir).absolute() / _DIRECTORY
-  steps = []
-  if directory.is_dir():
-    steps = sorted(int(d.name) for d in directory.iterdir() if d.name.isdigit())
+  steps = _steps(directory)
   if not steps or step not in (None, *steps):
     which = "" if step is None else f" of step {step}"
     raise CheckpointError(
         f"{directory} has no checkpoint{which}; the steps there are {steps}."
     )
   return directory / str(steps[-1] if step is None else step)
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+  """Returns the steps of the checkpoints in a directory, in order."""
+  if not directory.is_dir():
+    return []
+  return sorted(int(d.name) for d in directory.iterdir() if d.name.isdigit())
+
+
+def _newest_meta(
+    directory: pathlib.Path, steps: Sequence[int]
+) -> dict[str, Any] | None:
+  """Returns the newest JSON object that can be read, or None."""
+  for step in reversed(steps):
+    try:
+      return _read_signed(directory / str(step))["meta"]
+    except (OSError, ValueError):
+      continue
+  return None
 
 
 def _read(directory: pathlib.Path) -> Any:

@@ -11,7 +11,7 @@ environment i in update t on the seed, t and i.
 
 Glossary of shapes:
   - B: environments; of evaluation, episodes.
-  - T: steps of an unroll.
+  - T: steps of a trajectory.
   - A: actions.
 """
 
@@ -29,11 +29,11 @@ import rmc
 from rmc import training
 from tasks.environment import Environment, StepType, TimeStep
 
-# Figures by name: values, and which of them count, arrays of one shape.
-Figures = dict[str, tuple[jax.Array, jax.Array]]
+# By name: values, and which of them count, arrays of one shape.
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 
-class Unroll(NamedTuple):
+class Trajectory(NamedTuple):
   """What was seen and done in T steps.
 
   Attributes:
@@ -58,7 +58,7 @@ class Carry(NamedTuple):
     core_state: the core's state before that.
     episode_return: sum of the rewards of the episodes so far, `[B]`.
     episode_length: their steps so far, `[B]`.
-    queue: unrolls to learn from, the oldest first.
+    queue: trajectories to learn from, the oldest first.
   """
 
   env_state: Any
@@ -66,7 +66,7 @@ class Carry(NamedTuple):
   core_state: Any
   episode_return: jax.Array
   episode_length: jax.Array
-  queue: tuple[Unroll, ...]
+  queue: tuple[Trajectory, ...]
 
 
 class _Apply(NamedTuple):
@@ -155,10 +155,10 @@ class Agent:
     """
     indices = jnp.arange(batch_size, dtype=jnp.int32)
     carry = self._begin(params, training.example_keys(key, indices))
-    _, unroll, _ = jax.eval_shape(self._act, params, key, indices, carry)
+    _, trajectory, _ = jax.eval_shape(self._act, params, key, indices, carry)
     # Nothing but first steps, from none to the next of which there is anything
     # to learn.
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), unroll)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trajectory)
     return carry._replace(queue=(nothing,) * self._actor_lag)
 
   def loss_fn(
@@ -173,20 +173,20 @@ class Agent:
       key: of the update.
 
     Returns:
-      As `training.LossFn`; `summarize` makes figures of the metrics.
+      As `training.LossFn`; `summarize` makes a report from these metrics.
     """
-    carry, unroll, episodes = self._act(
+    carry, trajectory, episodes = self._act(
         jax.lax.stop_gradient(params), key, indices, carry
     )
-    unroll, *queue = (*carry.queue, unroll)
-    loss, losses, steps = self._loss(params, unroll)
+    trajectory, *queue = (*carry.queue, trajectory)
+    loss, losses, steps = self._loss(params, trajectory)
     metrics = losses | _sums(steps) | _sums(episodes)
     return loss, (metrics, carry._replace(queue=tuple(queue)))
 
   def summarize(
       self, batch_size: int, step: int, updates: int, means: dict[str, float]
   ) -> dict[str, float]:
-    """Makes the figures of a report from means over updates.
+    """Makes the metrics of a report from means over updates.
 
     Args:
       batch_size: B.
@@ -200,29 +200,29 @@ class Agent:
       the environments' `step`, with those that lead from the end of an episode
       to the next.
     """
-    figures = {"environment_steps": step * batch_size * self._unroll_length}
+    metrics = {"environment_steps": step * batch_size * self._unroll_length}
     for name, value in means.items():
       if name.endswith(_SUM):
         name = name.removesuffix(_SUM)
         weight = means[name + _WEIGHT]
         if weight:
-          figures[name] = value / weight
+          metrics[name] = value / weight
       elif not name.endswith(_WEIGHT):
-        figures[name] = value
+        metrics[name] = value
     episodes = round(batch_size * updates * means["return" + _WEIGHT])
-    figures["episodes"] = episodes
+    metrics["episodes"] = episodes
     if episodes:
-      variance = _take_variance(figures, "return")
-      figures["return_standard_error"] = math.sqrt(
+      variance = _take_variance(metrics, "return")
+      metrics["return_standard_error"] = math.sqrt(
           variance / max(episodes - 1, 1)
       )
-    if "target" in figures:
-      unexplained = _take_variance(figures, "error")
-      variance = _take_variance(figures, "target")
+    if "target" in metrics:
+      unexplained = _take_variance(metrics, "error")
+      variance = _take_variance(metrics, "target")
       if variance:
-        figures["explained_variance"] = 1 - unexplained / variance
-      del figures["error"], figures["target"]
-    return figures
+        metrics["explained_variance"] = 1 - unexplained / variance
+      del metrics["error"], metrics["target"]
+    return metrics
 
   def _begin(self, params: hk.Params, keys: jax.Array) -> Carry:
     """Begins an episode with each key, `[B]`, with an empty queue."""
@@ -279,19 +279,19 @@ class Agent:
 
   def _act(
       self, params: hk.Params, key: jax.Array, indices: jax.Array, carry: Carry
-  ) -> tuple[Carry, Unroll, Figures]:
-    """Takes T steps; returns also figures of what ended in them, `[T, B]`."""
+  ) -> tuple[Carry, Trajectory, Metrics]:
+    """Takes T steps; returns also metrics of what ended in them, `[T, B]`."""
 
     def step(carry, keys):
       carry, done = self._advance(
           jax.random.categorical, params, keys, carry
       )
-      return carry, (carry.timestep, *done, self._episode_figures(carry))
+      return carry, (carry.timestep, *done, self._episode_metrics(carry))
 
     keys = jax.vmap(
         lambda key: jax.random.split(key, self._unroll_length), out_axes=1
     )(training.example_keys(key, indices))  # [T, B]
-    last, (timesteps, actions, log_probs, figures) = jax.lax.scan(
+    last, (timesteps, actions, log_probs, metrics) = jax.lax.scan(
         step, carry, keys
     )
     timesteps = jax.tree.map(
@@ -300,29 +300,29 @@ class Agent:
         timesteps,
     )
     seen = jax.tree.map(_swap, (timesteps, actions, log_probs))
-    return last, Unroll(carry.core_state, *seen), figures
+    return last, Trajectory(carry.core_state, *seen), metrics
 
-  def _episode_figures(self, carry: Carry) -> Figures:
-    """Returns figures of episodes, which count where one ends, `[B]`."""
+  def _episode_metrics(self, carry: Carry) -> Metrics:
+    """Returns metrics of episodes, which count where one ends, `[B]`."""
     ended = carry.timestep.step_type == StepType.LAST
-    figures = {
+    metrics = {
         "return": (carry.episode_return, ended),
         "return_squared": (carry.episode_return**2, ended),
         "length": (carry.episode_length.astype(jnp.float32), ended),
     }
     outcome = jax.vmap(self.env.outcome)(carry.env_state, carry.timestep)
     for name, (value, counts) in outcome.items():
-      figures[name] = (value, counts & ended)
-    return figures
+      metrics[name] = (value, counts & ended)
+    return metrics
 
   def _loss(
-      self, params: hk.Params, unroll: Unroll
-  ) -> tuple[jax.Array, dict[str, jax.Array], Figures]:
-    """Returns the loss, its parts, and figures of the steps, `[T, B]`."""
-    timesteps, actions, actor_log_probs = jax.tree.map(_swap, unroll[1:])
+      self, params: hk.Params, trajectory: Trajectory
+  ) -> tuple[jax.Array, dict[str, jax.Array], Metrics]:
+    """Returns the loss, its parts, and metrics of the steps, `[T, B]`."""
+    timesteps, actions, actor_log_probs = jax.tree.map(_swap, trajectory[1:])
     begins = timesteps.step_type == StepType.FIRST  # [T + 1, B]
     (logits, values), _ = self.network.apply.unroll(
-        params, timesteps.observation, unroll.core_state, begins
+        params, timesteps.observation, trajectory.core_state, begins
     )
     log_policy = jax.nn.log_softmax(logits[:-1])  # [T, B, A]
     log_probs = _of_actions(log_policy, actions)
@@ -372,7 +372,7 @@ class Agent:
       key: jax.Array,
       num_episodes: int,
       greedy: bool = False,
-  ) -> Figures:
+  ) -> Metrics:
     """Plays episodes to their end.
 
     Args:
@@ -382,7 +382,7 @@ class Agent:
       greedy: whether to take the likeliest action, rather than draw one.
 
     Returns:
-      Figures of the episodes, `[num_episodes]`.
+      Metrics of the episodes, `[num_episodes]`.
     """
     level_key, action_key = jax.random.split(key)
     carry = self._begin(params, jax.random.split(level_key, num_episodes))
@@ -392,35 +392,35 @@ class Agent:
       choose = lambda key, logits: jnp.argmax(logits)  # noqa: E731
 
     def step(loop):
-      number, carry, figures, done = loop
+      number, carry, metrics, done = loop
       step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
       carry, _ = self._advance(choose, params, step_keys, carry)
-      latest = self._episode_figures(carry)
-      figures = jax.tree.map(
-          lambda old, new: jnp.where(done, old, new), figures, latest
+      latest = self._episode_metrics(carry)
+      metrics = jax.tree.map(
+          lambda old, new: jnp.where(done, old, new), metrics, latest
       )
       done |= latest["return"][1]
-      return number + 1, carry, figures, done
+      return number + 1, carry, metrics, done
 
-    none = jax.tree.map(jnp.zeros_like, self._episode_figures(carry))
+    none = jax.tree.map(jnp.zeros_like, self._episode_metrics(carry))
     done = jnp.zeros([num_episodes], bool)
     return jax.lax.while_loop(
         lambda loop: ~jnp.all(loop[-1]), step, (jnp.int32(0), carry, none, done)
     )[2]
 
 
-def describe(figures: Figures) -> dict[str, tuple[float, float, int]]:
-  """Returns means over episodes, of figures that `Agent.play` returned.
+def describe(metrics: Metrics) -> dict[str, tuple[float, float, int]]:
+  """Returns means over episodes, of metrics that `Agent.play` returned.
 
   Args:
-    figures: values and whether they count, by name.
+    metrics: values and whether they count, by name.
 
   Returns:
-    For each figure that counts in any episode: its mean, the standard error of
+    For each metric that counts in any episode: its mean, the standard error of
     that (0 of a single episode) and in how many episodes it counts.
   """
   described = {}
-  for name, (values, counts) in figures.items():
+  for name, (values, counts) in metrics.items():
     values = np.asarray(values, np.float64)[np.asarray(counts)]
     if values.size and name != "return_squared":
       error = 0.0
@@ -433,10 +433,10 @@ def describe(figures: Figures) -> dict[str, tuple[float, float, int]]:
 _SUM, _WEIGHT = ":sum", ":weight"
 
 
-def _sums(figures: Figures) -> dict[str, jax.Array]:
+def _sums(metrics: Metrics) -> dict[str, jax.Array]:
   """Returns sums over steps and means over environments, of `[T, B]`."""
   sums = {}
-  for name, (values, counts) in figures.items():
+  for name, (values, counts) in metrics.items():
     counted = jnp.where(counts, values, 0.0)
     counts = counts.astype(values.dtype)
     sums[name + _SUM] = jnp.mean(jnp.sum(counted, axis=0))
@@ -444,9 +444,9 @@ def _sums(figures: Figures) -> dict[str, jax.Array]:
   return sums
 
 
-def _take_variance(figures: dict[str, float], name: str) -> float:
-  """Takes a mean of squares out of figures; returns the variance."""
-  return max(figures.pop(f"{name}_squared") - figures[name] ** 2, 0.0)
+def _take_variance(metrics: dict[str, float], name: str) -> float:
+  """Takes a mean of squares out of metrics; returns the variance."""
+  return max(metrics.pop(f"{name}_squared") - metrics[name] ** 2, 0.0)
 
 
 def _of_actions(table: jax.Array, actions: jax.Array) -> jax.Array:

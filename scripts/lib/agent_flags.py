@@ -5,23 +5,30 @@ import functools
 import json
 import math
 import pathlib
+from typing import Any
 
 from absl import flags
-import haiku as hk
 import jax
-import optax
 
 import rmc
 from rmc import training
-from rmc.training import multihost
 from rmc.training.metrics import write_text
-from scripts.lib import core_flags, plots, run_flags
+from scripts.lib import (
+  core_flags,
+  cores,
+  experiment,
+  optimizer_flags,
+  plots,
+  program,
+  run_flags,
+)
 from scripts.lib.agent import Agent, describe
 from tasks.environment import Environment
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(run_flags)
-flags.adopt_module_key_flags(core_flags)
+flags.adopt_module_key_flags(optimizer_flags)
+flags.adopt_module_key_flags(cores)
 
 # Acting and learning.
 flags.DEFINE_integer(
@@ -53,25 +60,6 @@ flags.DEFINE_integer(
     "the learner; the first updates then learn nothing.",
     lower_bound=0,
 )
-flags.DEFINE_enum(
-    "optimizer",
-    "adam",
-    ["adam", "rmsprop"],
-    "adam, or TensorFlow 1's RMSProp as IMPALA uses it: of losses that are "
-    "summed over steps and environments rather than averaged, with epsilon "
-    "inside the root and mean squares that begin at 1. --max_grad_norm is of "
-    "the average in either case.",
-)
-flags.DEFINE_float(
-    "rmsprop_decay",
-    0.99,
-    "RMSProp: decay of the mean squares.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
-flags.DEFINE_float(
-    "rmsprop_epsilon", 0.1, "RMSProp: added to the mean squares.", lower_bound=0
-)
 
 # The network.
 flags.DEFINE_enum(
@@ -93,12 +81,6 @@ flags.DEFINE_boolean(
     "RMC: the torso's cells are one long input, rather than a row each. The "
     "ConvLSTM reads an image, the other cores a long input, in any case.",
 )
-flags.DEFINE_integer(
-    "conv_lstm_channels", 64, "ConvLSTM: channels.", lower_bound=1
-)
-flags.DEFINE_integer(
-    "conv_lstm_kernel", 2, "ConvLSTM: side of its kernels.", lower_bound=1
-)
 
 flags.DEFINE_integer(
     "eval_episodes",
@@ -108,13 +90,7 @@ flags.DEFINE_integer(
     lower_bound=2,
 )
 
-for _name in (
-    "discount",
-    "entropy_cost",
-    "value_cost",
-    "rmsprop_decay",
-    "rmsprop_epsilon",
-):
+for _name in ("discount", "entropy_cost", "value_cost"):
   flags.register_validator(_name, math.isfinite, "must be a finite number")
 
 # Told apart from what `jax.random.split` makes of a run's seed.
@@ -128,7 +104,7 @@ def held_out_key(seed: int = 0) -> jax.Array:
 
 def torso_shape(env: Environment) -> tuple[int, int]:
   """Returns height and width of what the torso makes of an observation."""
-  stride = math.prod(run_flags.positive_integers("conv_strides"))
+  stride = math.prod(program.positive_integers("conv_strides"))
   height, width, _ = env.observation_shape
   return -(-height // stride), -(-width // stride)
 
@@ -142,30 +118,17 @@ def make_agent(env: Environment) -> Agent:
   Raises:
     UsageError: if the network cannot be made so.
   """
-  channels = run_flags.positive_integers("conv_channels")
-  strides = run_flags.positive_integers("conv_strides")
-  rows = FLAGS.core == "rmc" and not FLAGS.flatten
-
-  def make_core():
-    if FLAGS.core != "conv_lstm":
-      return core_flags.make_core(treat_input_as_matrix=rows)
-    return hk.Conv2DLSTM(
-        torso_shape(env),
-        FLAGS.conv_lstm_channels,
-        FLAGS.conv_lstm_kernel,
-        name="conv_lstm",
-    )
-
-  core_input = "rows" if rows else "flat"
-  if FLAGS.core == "conv_lstm":
-    core_input = "image"
-  with run_flags.usage_errors():
+  channels = program.positive_integers("conv_channels")
+  strides = program.positive_integers("conv_strides")
+  kind = core_input()
+  given = cores.Input(kind, torso_shape(env))
+  with program.usage_errors():
     agent = Agent(
         env,
         lambda: rmc.ActorCritic(
-            make_core,
+            lambda: cores.make_core(given),
             env.num_actions,
-            core_input,
+            kind,
             channels,
             strides,
             FLAGS.conv_kernel,
@@ -181,17 +144,29 @@ def make_agent(env: Environment) -> Agent:
   return agent
 
 
-def train(make_environment: Callable[[], Environment]):
-  """Trains or evaluates an agent.
+def core_input() -> str:
+  """Returns which kind of input the core gets, as in `cores.Input`."""
+  kind = cores.CORES[FLAGS.core].inputs[0]
+  return "flat" if kind == "rows" and FLAGS.flatten else kind
+
+
+def make_experiment(
+    make_environment: Callable[[], Environment],
+) -> experiment.Experiment:
+  """Returns the experiment in which an agent learns.
 
   Args:
     make_environment: makes the environment that the flags ask for.
+
+  Raises:
+    UsageError: if the flags do not go together.
   """
-  parallel = run_flags.make_parallel()
-  with run_flags.usage_errors():
+  with program.usage_errors():
     env = make_environment()
   agent = make_agent(env)
-  optimizer = run_flags.make_optimizer(_optimizers()[FLAGS.optimizer])
+  optimizer = optimizer_flags.make_optimizer(
+      loss_terms=FLAGS.batch_size * FLAGS.unroll_length
+  )
   init_key, act_key, level_key = jax.random.split(
       jax.random.key(FLAGS.seed), 3
   )
@@ -209,39 +184,28 @@ def train(make_environment: Callable[[], Environment]):
     found = {f"eval_{name}": mean for name, (mean, *_) in described.items()}
     return found | {"eval_return_standard_error": described["return"][1]}
 
-  summary = run_flags.train_or_evaluate(
-      parallel,
-      init,
-      agent.loss_fn,
-      optimizer,
-      evaluate,
+  return experiment.Experiment(
+      network=agent.network,
+      init=init,
+      loss_fn=agent.loss_fn,
+      optimizer=optimizer,
+      evaluate=evaluate,
       summarize=functools.partial(agent.summarize, FLAGS.batch_size),
       free_flags=("eval_episodes",),
   )
-  if FLAGS.mode == "train" and multihost.is_leader():
-    speed = summary["steps_per_second"] * FLAGS.batch_size * FLAGS.unroll_length
-    summary["environment_steps_per_second"] = round(speed, 1)
-    path = pathlib.Path(FLAGS.workdir) / "summary.json"
-    write_text(path, json.dumps(summary, indent=2) + "\n")
-    print(f"{speed:,.0f} environment steps a second, without compilation")
-    reports = training.read_metrics(FLAGS.workdir)
-    ended = any("return" in report for report in reports)
-    plots.learning_curve(FLAGS.workdir, "return" if ended else "eval_return")
 
 
-def _optimizers() -> dict[str, Callable[..., optax.GradientTransformation]]:
-  """Returns the optimisers of --optimizer, each of a learning rate."""
+def report(summary: dict[str, Any]):
+  """Adds the speed to a run's summary, prints it and draws the curve.
 
-  def rmsprop(learning_rate):
-    return optax.chain(
-        optax.scale(float(FLAGS.batch_size * FLAGS.unroll_length)),
-        optax.rmsprop(
-            learning_rate,
-            decay=FLAGS.rmsprop_decay,
-            eps=FLAGS.rmsprop_epsilon,
-            initial_scale=1.0,
-            eps_in_sqrt=True,
-        ),
-    )
-
-  return {"adam": optax.adam, "rmsprop": rmsprop}
+  Args:
+    summary: what `training.train` returned.
+  """
+  speed = summary["steps_per_second"] * FLAGS.batch_size * FLAGS.unroll_length
+  summary["environment_steps_per_second"] = round(speed, 1)
+  path = pathlib.Path(FLAGS.workdir) / "summary.json"
+  write_text(path, json.dumps(summary, indent=2) + "\n")
+  print(f"{speed:,.0f} environment steps a second, without compilation")
+  reports = training.read_metrics(FLAGS.workdir)
+  ended = any("return" in report for report in reports)
+  plots.learning_curve(FLAGS.workdir, "return" if ended else "eval_return")

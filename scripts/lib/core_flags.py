@@ -1,23 +1,14 @@
-"""Flags of the recurrent core, and what is made from them."""
+"""Flags of the recurrent cores, of their unroll and of the read-out."""
 
 import math
 from typing import Any
 
 from absl import flags
-import haiku as hk
 
-import rmc
-from scripts.lib import run_flags
-from scripts.lib.program import UsageError
+from scripts.lib import program
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_enum(
-    "core",
-    "rmc",
-    ["rmc", "lstm", "conv_lstm", "dnc", "entnet"],
-    "The recurrent core; conv_lstm for agents only.",
-)
 flags.DEFINE_integer("mem_slots", 8, "RMC: memory slots.", lower_bound=1)
 flags.DEFINE_integer(
     "head_size", 64, "RMC: size of a value, per head.", lower_bound=1
@@ -81,6 +72,12 @@ flags.DEFINE_integer("entnet_num_cells", 4, "EntNet: cells.", lower_bound=1)
 flags.DEFINE_integer(
     "entnet_hidden_size", 128, "EntNet: units of each cell.", lower_bound=1
 )
+flags.DEFINE_integer(
+    "conv_lstm_channels", 64, "ConvLSTM: channels.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "conv_lstm_kernel", 2, "ConvLSTM: side of its kernels.", lower_bound=1
+)
 flags.DEFINE_list(
     "mlp_sizes",
     ["256"] * 4,
@@ -94,62 +91,22 @@ flags.DEFINE_boolean(
     "of all steps: less memory, the same numbers.",
 )
 flags.DEFINE_integer(
-    "unroll", 1, "Steps that the compiled loop takes at a time.", lower_bound=1
+    "scan_unroll",
+    1,
+    "Steps that the compiled loop takes at a time.",
+    lower_bound=1,
 )
+program.define_alias("unroll", "scan_unroll")
 
 for _name in ("forget_bias", "input_bias", "dnc_clip_value"):
   flags.register_validator(_name, math.isfinite, "must be a finite number")
 
 
-def make_core(treat_input_as_matrix: bool = False) -> hk.RNNCore:
-  """Returns the core that the flags ask for.
-
-  Args:
-    treat_input_as_matrix: of the RMC.
-
-  Raises:
-    UsageError: if it is the ConvLSTM, which needs images.
-  """
-  if FLAGS.core == "conv_lstm":
-    raise UsageError("--core=conv_lstm is for agents, which see images")
-  if FLAGS.core == "lstm":
-    return hk.LSTM(FLAGS.hidden_size)
-  if FLAGS.core == "dnc":
-    return rmc.baselines.DNC(
-        output_size=FLAGS.dnc_hidden_size,
-        hidden_size=FLAGS.dnc_hidden_size,
-        memory_size=FLAGS.dnc_memory_size,
-        word_size=FLAGS.dnc_word_size,
-        num_reads=FLAGS.dnc_num_reads,
-        num_writes=FLAGS.dnc_num_writes,
-        controller=FLAGS.dnc_controller,
-        controller_layers=FLAGS.dnc_controller_layers,
-        clip_value=FLAGS.dnc_clip_value or None,
-    )
-  if FLAGS.core == "entnet":
-    return rmc.baselines.EntNet(
-        FLAGS.entnet_num_cells, FLAGS.entnet_hidden_size
-    )
-  gate_style = None if FLAGS.gate_style == "none" else FLAGS.gate_style
-  return rmc.RelationalMemory(
-      mem_slots=FLAGS.mem_slots,
-      head_size=FLAGS.head_size,
-      num_heads=FLAGS.num_heads,
-      num_blocks=FLAGS.num_blocks,
-      forget_bias=FLAGS.forget_bias,
-      input_bias=FLAGS.input_bias,
-      gate_style=gate_style,
-      attention_mlp_layers=FLAGS.attention_mlp_layers,
-      key_size=FLAGS.key_size,
-      treat_input_as_matrix=treat_input_as_matrix,
-  )
-
-
 def unroll_options() -> dict[str, Any]:
   """Returns the arguments of `rmc.unroll` that the flags ask for."""
-  return {"remat": FLAGS.remat, "unroll": FLAGS.unroll}
+  return {"remat": FLAGS.remat, "unroll": FLAGS.scan_unroll}
 
 
 def mlp_sizes() -> list[int]:
   """Returns the sizes of the read-out's layers that the flags ask for."""
-  return run_flags.positive_integers("mlp_sizes")
+  return program.positive_integers("mlp_sizes")

@@ -33,7 +33,7 @@ def learning_curve(
 
   Args:
     workdir: the run's directory.
-    metric: which figure of `metrics.jsonl` to draw.
+    metric: which metric of `metrics.jsonl` to draw.
     plateau: where to draw a dotted line, if anywhere.
   """
   path = pathlib.Path(workdir) / "learning_curve.png"
@@ -53,7 +53,7 @@ def curriculum_curve(
 
   Args:
     workdir: the run's directory, whose reports tell the `stage` by number.
-    metric: which figure to draw; `eval_...` is that of evaluation.
+    metric: which metric to draw; `eval_...` is that of evaluation.
     stages: names of the stages, whose beginnings are marked.
     plateau: where to draw a dotted line, for the whole task.
   """
@@ -94,14 +94,14 @@ def learning_curves(
 
   Args:
     groups: the directories of runs that differ only in their seed, by label.
-    metric: which figure of `metrics.jsonl` to draw.
+    metric: which metric of `metrics.jsonl` to draw.
     path: where to write the picture.
     plateau: where to draw a dotted line, if anywhere.
-    x: which figure of `metrics.jsonl` to draw it against.
+    x: which metric of `metrics.jsonl` to draw it against.
     reference: points `(x, y)` to draw too, by label; x is then logarithmic.
 
   Raises:
-    ValueError: if a run has no report with that figure.
+    ValueError: if a run has no report with that metric.
   """
   names = {"step": "updates"}
   figure, axes = _axes(
@@ -120,7 +120,7 @@ def learning_curves(
   figure.savefig(path, dpi=_DPI)
 
 
-def perplexity_by_unroll(
+def perplexity_by_reset_interval(
     groups: Mapping[str, Sequence[str | pathlib.Path]],
     path: str | pathlib.Path,
 ):
@@ -128,7 +128,7 @@ def perplexity_by_unroll(
 
   Args:
     groups: the directories of runs of `train_language_model` that differ only
-      in their seed, by label; with `--eval_unroll`.
+      in their seed, by label; with `--eval_reset_intervals`.
     path: where to write the picture.
 
   Raises:
@@ -161,13 +161,13 @@ def metric_by_flags(
 
   Args:
     workdirs: the directories of runs that differ in these flags and the seed.
-    metric: which last figure of the runs to draw.
+    metric: which last metric of the runs to draw.
     across: name of the flag along the axis, whose values stand side by side.
     by: names of flags with a line for each combination of their values.
     path: where to write the picture.
 
   Raises:
-    ValueError: if a run has no such flag or figure, or differs in more.
+    ValueError: if a run has no such flag or metric, or differs in more.
   """
   cells = runs.group_by(workdirs, [across, *by])
   ticks = sorted({values[0] for values in cells}, key=_order)
@@ -336,7 +336,7 @@ def _order(value: str) -> tuple[float, str]:
 
 
 def _last(workdir: pathlib.Path, metric: str) -> float:
-  """Returns the last figure of a run."""
+  """Returns the last metric of a run."""
   summary = runs.summary(workdir)
   if metric not in summary:
     raise ValueError(
@@ -363,8 +363,8 @@ def _increases(workdir: str | pathlib.Path) -> dict[int, float]:
   }
   if not found:
     raise ValueError(
-        f"{workdir} has no perplexities by unroll; a run with "
-        "--eval_unroll=25,50,100, say, reports them at its end."
+        f"{workdir} has no perplexities by reset interval; a run with "
+        "--eval_reset_intervals=25,50,100, say, reports them at its end."
     )
   return found
 
@@ -372,7 +372,7 @@ def _increases(workdir: str | pathlib.Path) -> dict[int, float]:
 def _curve(
     workdir: str | pathlib.Path, metric: str, x: str = "step"
 ) -> dict[int, float]:
-  """Returns a figure by step, or by another figure of the same step."""
+  """Returns a metric by step, or by another metric of the same step."""
   reports = {}  # By step, since the last may have two.
   for record in training.read_metrics(workdir):
     reports[record["step"]] = reports.get(record["step"], {}) | record

@@ -1,4 +1,4 @@
-"""What the files of runs say, for tables and figures."""
+"""What the files of runs say, for tables and plots."""
 
 import json
 import pathlib
@@ -75,7 +75,7 @@ def group_by(
 
 
 def summary(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the last figures; of a run that was stopped there are fewer.
+  """Returns the last metrics; of a run that was stopped there are fewer.
 
   The means of `evaluate_agent`'s last evaluation with the flags of the run are
   among them, as in `greedy_return`, if it is of the last update.
@@ -100,8 +100,8 @@ def summary(workdir: pathlib.Path) -> dict[str, Any]:
     evaluation = _parse(path, line)
     if evaluation["step"] == last["step"] and not evaluation["overruled"]:
       for policy in ("sampled", "greedy"):
-        for name, figure in evaluation[policy].items():
-          last[f"{policy}_{name}"] = figure["mean"]
+        for name, metric in evaluation[policy].items():
+          last[f"{policy}_{name}"] = metric["mean"]
   return last
 
 

@@ -5,10 +5,10 @@ import pathlib
 import subprocess
 import sys
 
-from absl import flags
 from absl.testing import flagsaver
 
-FLAGS = flags.FLAGS
+from scripts.lib import program
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -37,5 +37,5 @@ def run(module, *arguments, **options):
 def parsed(*arguments):
   """Parses flags in this process, and forgets them afterwards."""
   with flagsaver.flagsaver():
-    FLAGS(["program", *map(str, arguments)])
+    program.parse(["program", *map(str, arguments)])
     yield
