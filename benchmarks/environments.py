@@ -5,7 +5,7 @@
 
 Uniform random actions; the environments have played long enough before for
 their episodes to end at different times. With --resets, the ways to begin
-episodes that were considered for `tasks.environment.sample_where` are measured
+episodes that were considered for `tasks.environments.sample_where` are measured
 against it. Prints a table for the device that JAX takes; JAX_PLATFORMS chooses.
 """
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from scripts.lib import program
-from tasks import box_world, environment, mini_pacman
+from tasks.environments import box_world, interface, mini_pacman
 
 _ENVIRONMENTS = {
     "mini_pacman": mini_pacman.MiniPacman,
@@ -104,7 +104,7 @@ def _chunks(needed, sample, key, arguments, otherwise):
 
 
 _WAYS = {
-    "sample_where": environment.sample_where,
+    "sample_where": interface.sample_where,
     "fixed chunks": _chunks,
     "whole batch": _whole_batch,
     "every step": _always,
@@ -112,7 +112,7 @@ _WAYS = {
 
 
 def measure(
-    env: environment.Environment, num_envs: int, steps: int, runs: int
+    env: interface.Environment, num_envs: int, steps: int, runs: int
 ) -> tuple[list[float], float]:
   """Plays, and takes the time.
 
@@ -160,7 +160,7 @@ def main():
     for num_envs in _NUM_ENVS.value:
       expected = None
       for way in _WAYS if _RESETS.value else ["sample_where"]:
-        with mock.patch.object(environment, "sample_where", _WAYS[way]):
+        with mock.patch.object(interface, "sample_where", _WAYS[way]):
           speeds, total = measure(
               _ENVIRONMENTS[name](view=_VIEW.value),
               num_envs,

@@ -43,7 +43,7 @@ from scripts import (
   train_nth_farthest,
 )
 from scripts.lib import program, run_flags
-from tasks.environment import Environment
+from tasks.environments import Environment
 from tasks.nth_farthest import NthFarthest
 
 FLAGS = flags.FLAGS

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from scripts.lib import film, program
-from tasks import box_world, environment, mini_pacman
+from tasks.environments import box_world, interface, mini_pacman
 
 _ENV = flags.DEFINE_enum(
     "env", None, ["mini_pacman", "box_world"], "What to play.", required=True
@@ -69,7 +69,7 @@ def _check_rules(values: dict[str, str]) -> bool:
   return values["rules"] is None or values["env"] == "mini_pacman"
 
 
-def _make() -> tuple[environment.Environment, dict[str, int]]:
+def _make() -> tuple[interface.Environment, dict[str, int]]:
   """Returns the environment, and the action of each way to go."""
   if _ENV.value == "box_world":
     env, actions = box_world.BoxWorld(view=_VIEW.value), box_world.ACTIONS
@@ -79,7 +79,7 @@ def _make() -> tuple[environment.Environment, dict[str, int]]:
   return env, {_COMPASS.get(name, name): i for i, name in enumerate(actions)}
 
 
-def _draw(env: environment.Environment, state, colour: bool) -> str:
+def _draw(env: interface.Environment, state, colour: bool) -> str:
   """Returns what is seen of the board as text, in its colours if wanted."""
   rows = env.to_text(state).split()
   pixels = np.rint(np.asarray(env.pixels(state)) * 255).astype(int)
@@ -132,13 +132,13 @@ def _ask(actions: dict[str, int]) -> Callable[[], int | None]:
 
 
 def _episode(
-    env: environment.Environment, policy: Callable[[], int | None]
+    env: interface.Environment, policy: Callable[[], int | None]
 ) -> Iterator[tuple]:
   """Yields the states and time steps of an episode."""
   step = jax.jit(env.step)
   state, timestep = jax.jit(env.reset)(jax.random.PRNGKey(_SEED.value))
   yield state, timestep
-  while timestep.step_type != environment.StepType.LAST:
+  while timestep.step_type != interface.StepType.LAST:
     action = policy()
     if action is None:
       return
@@ -161,7 +161,7 @@ def main():
   for state, timestep in _episode(env, policy):
     total += float(timestep.reward)
     steps += 1
-    ended = timestep.step_type == environment.StepType.LAST
+    ended = timestep.step_type == interface.StepType.LAST
     if shows:
       print(_draw(env, state, colour))
       # The corner of BoxWorld shows the key in the hand.

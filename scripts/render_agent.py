@@ -23,8 +23,7 @@ from PIL import Image, ImageDraw
 
 from scripts.lib import agent_flags, experiment, film, program, trained_agent
 from scripts.lib.agent import Agent
-from tasks import box_world, mini_pacman
-from tasks.environment import StepType
+from tasks.environments import StepType, box_world, mini_pacman
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(trained_agent)

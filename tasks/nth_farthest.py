@@ -8,11 +8,13 @@ Glossary of shapes:
 from collections.abc import Sequence
 import dataclasses
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tasks import _deprecation
 
 ORDERS = ("farthest", "nearest")
 # Of the running mean of a stage's accuracy; about 20 updates long.
@@ -261,7 +263,7 @@ class Progress(NamedTuple):
   accuracy: jax.Array
 
 
-class Curriculum:
+class StageCurriculum:
   """Stages that end with the whole task, each begun when the last is learnt.
 
   The next stage begins once a running mean of the accuracy on fresh examples
@@ -278,7 +280,7 @@ class Curriculum:
       threshold: float = 0.9,
       review: float = 0.0,
   ):
-    """Constructs a Curriculum.
+    """Constructs a StageCurriculum.
 
     Args:
       task: the whole task.
@@ -400,4 +402,9 @@ def parse_stages(names: Sequence[str]) -> list[Stage]:
         )
     )
   return stages
-StageCurriculum = Curriculum
+
+
+def __getattr__(name: str) -> Any:
+  """Returns what an old name stands for, with a warning."""
+  renamed = {"Curriculum": StageCurriculum}
+  return _deprecation.renamed(__name__, renamed, name)

@@ -27,7 +27,7 @@ import numpy as np
 
 import rmc
 from rmc import training
-from tasks.environment import Environment, StepType, TimeStep
+from tasks.environments import Environment, StepType, TimeStep
 
 # By name: values, and which of them count, arrays of one shape.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]

@@ -23,7 +23,7 @@ from scripts.lib import (
   run_flags,
 )
 from scripts.lib.agent import Agent, describe
-from tasks.environment import Environment
+from tasks.environments import Environment
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(run_flags)

@@ -3,7 +3,7 @@
 from absl import flags
 
 from scripts.lib import agent_flags, program
-from tasks import box_world
+from tasks.environments import box_world
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(agent_flags)

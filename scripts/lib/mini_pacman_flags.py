@@ -5,7 +5,7 @@ import dataclasses
 from absl import flags
 
 from scripts.lib import agent_flags
-from tasks import mini_pacman
+from tasks.environments import mini_pacman
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(agent_flags)

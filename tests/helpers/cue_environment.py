@@ -6,7 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from tasks import environment
+from tasks.environments import interface
 
 
 class State(NamedTuple):
@@ -25,7 +25,7 @@ class State(NamedTuple):
   step_type: jax.Array
 
 
-class Recall(environment.Environment):
+class Recall(interface.Environment):
   """Shows one of two cues, then nothing, then asks which it was.
 
   The observation is a single pixel of three channels: a cue each, and the
@@ -46,7 +46,7 @@ class Recall(environment.Environment):
         key=key,
         cue=jax.random.randint(cue_key, [], 0, 2, jnp.int32),
         frame=jnp.int32(0),
-        step_type=jnp.int32(environment.StepType.FIRST),
+        step_type=jnp.int32(interface.StepType.FIRST),
     )
     return state, self._timestep(state, jnp.float32(0))
 
@@ -56,22 +56,22 @@ class Recall(environment.Environment):
         frame=state.frame + 1,
         step_type=jnp.where(
             last,
-            jnp.int32(environment.StepType.LAST),
-            jnp.int32(environment.StepType.MID),
+            jnp.int32(interface.StepType.LAST),
+            jnp.int32(interface.StepType.MID),
         ),
     )
     right = jnp.where(action == state.cue, jnp.float32(1), jnp.float32(-1))
     played = (following, self._timestep(following, jnp.where(last, right, 0)))
-    restart = state.step_type == environment.StepType.LAST
+    restart = state.step_type == interface.StepType.LAST
     return jax.tree.map(
         lambda x, y: jnp.where(restart, x, y), self.reset(state.key), played
     )
 
   def _timestep(self, state, reward):
-    ended = state.step_type == environment.StepType.LAST
+    ended = state.step_type == interface.StepType.LAST
     if self._truncated:
       ended = jnp.zeros_like(ended)
-    return environment.TimeStep(
+    return interface.TimeStep(
         step_type=state.step_type,
         reward=reward,
         discount=jnp.where(ended, jnp.float32(0), jnp.float32(1)),

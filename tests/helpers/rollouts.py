@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tasks import environment
+from tasks.environments import interface
 
 
 def uniform_policy(num_actions):
@@ -53,7 +53,7 @@ def first_episodes(env, policy, num_episodes, key):
               done, figures["last_reward"], timestep.reward
           ),
       }
-      done |= timestep.step_type == environment.StepType.LAST
+      done |= timestep.step_type == interface.StepType.LAST
       return state, figures, done, key
 
     return jax.lax.while_loop(

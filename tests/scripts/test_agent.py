@@ -17,7 +17,7 @@ import pytest
 import rmc
 from rmc import training
 from scripts.lib.agent import Agent, _sums, describe
-from tasks.environment import StepType
+from tasks.environments import StepType
 from tests.helpers.cue_environment import Counter, FeedForward, Recall
 
 FIRST, MID, LAST = StepType

@@ -11,7 +11,7 @@ import pytest
 from rmc import training
 from scripts import train_learn_to_execute
 from scripts.lib import core_flags, plots, run_flags
-from tasks.learn_to_execute import Batch, Curriculum, LearnToExecute, Level
+from tasks.learn_to_execute import Batch, LearnToExecute, Level, LevelCurriculum
 from tests.helpers.programs import ROOT, parsed, run
 
 FLAGS = flags.FLAGS
@@ -237,8 +237,8 @@ def test_resumed_run_is_the_same(train, tmp_path, monkeypatch, arguments):
   """The level of a curriculum, too, is what it would have been."""
   monkeypatch.setattr(
       train_learn_to_execute,
-      "Curriculum",
-      functools.partial(Curriculum, window=2, threshold=10.0),
+      "LevelCurriculum",
+      functools.partial(LevelCurriculum, window=2, threshold=10.0),
   )
   whole = train(tmp_path / "whole", "--steps=11", *arguments)
   # The last report of the first part is out of turn, and is dropped.

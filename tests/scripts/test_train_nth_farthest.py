@@ -23,7 +23,7 @@ import rmc
 from rmc import training
 from scripts import train_nth_farthest
 from scripts.lib import core_flags, run_flags
-from tasks.nth_farthest import Curriculum, NthFarthest, parse_stages
+from tasks.nth_farthest import NthFarthest, StageCurriculum, parse_stages
 from tests.helpers.programs import parsed
 from tests.helpers.tiny_training import (
   assert_same_bits,
@@ -569,7 +569,8 @@ def test_what_counts_in_a_stage(about_to_train):
     assert np.all(carry.accuracy > 0)
 
     # By hand: two of three objects, to the end.
-    curriculum = Curriculum(NthFarthest(3, 2), parse_stages(["2x1", "2x2"]))
+    stages = parse_stages(["2x1", "2x2"])
+    curriculum = StageCurriculum(NthFarthest(3, 2), stages)
     network = hk.without_apply_rng(
         hk.transform(
             lambda x: rmc.SequenceClassifier(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from tasks import adapters, box_world, environment, mini_pacman
+from tasks.environments import adapters, box_world, interface, mini_pacman
 
 IDS = pytest.mark.parametrize("name", ["rmc/MiniPacman-v0", "rmc/BoxWorld-v0"])
 
@@ -172,6 +172,6 @@ def test_bad_use():
 
 
 def test_step_types_are_those_of_dm_env():
-  assert {x.name: x.value for x in environment.StepType} == {
+  assert {x.name: x.value for x in interface.StepType} == {
       x.name: x.value for x in dm_env.StepType
   }

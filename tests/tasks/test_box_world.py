@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import box_world, environment
+from tasks.environments import box_world, interface
 from tests.helpers import box_world_solver, rollouts
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -87,7 +87,7 @@ def test_recorded_episodes():
     assert timestep.reward.tolist() == episode["rewards"]
     done = np.array(episode["done"])
     assert (timestep.discount == 1 - done).all()
-    assert ((timestep.step_type == environment.StepType.LAST) == done).all()
+    assert ((timestep.step_type == interface.StepType.LAST) == done).all()
     agents = np.stack(np.divmod(state.agent, 14), axis=-1)
     assert agents.tolist() == episode["agent"]
     held = [None if h < 0 else "abcdefghijklmnopqrst"[h] for h in state.held]
@@ -282,8 +282,8 @@ def check_solutions(number):
   lengths = locks.sum((1, 2))
   for i, solution in enumerate(solutions):
     step_types = timesteps.step_type[i, : len(solution)]
-    assert (step_types[:-1] == environment.StepType.MID).all()
-    assert step_types[-1] == environment.StepType.LAST
+    assert (step_types[:-1] == interface.StepType.MID).all()
+    assert step_types[-1] == interface.StepType.LAST
     assert timesteps.reward[i, : len(solution)].sum() == lengths[i] + 10
   # Means of 400 levels each of the original.
   for length, mean, digit in (
@@ -411,7 +411,7 @@ def test_position_is_parsed_back_with_the_key_in_the_hand():
   again = env.parse(text, key=jax.random.PRNGKey(4))
   np.testing.assert_array_equal(again.grid, state.grid)
   assert again.agent == state.agent and again.held == state.held
-  assert again.step_type == environment.StepType.FIRST
+  assert again.step_type == interface.StepType.FIRST
   np.testing.assert_array_equal(again.key, jax.random.PRNGKey(4))
 
 

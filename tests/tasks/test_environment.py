@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks import box_world, environment, mini_pacman
+from tasks.environments import box_world, interface, mini_pacman
 
-FIRST, MID, LAST = environment.StepType
+FIRST, MID, LAST = interface.StepType
 
 
 @functools.cache
@@ -183,7 +183,7 @@ def test_sample_where_draws_for_each_row_what_it_would_alone():
   }
 
   def draw(needed, key, threshold, otherwise):
-    return environment.sample_where(
+    return interface.sample_where(
         needed, halving(), key, threshold, otherwise
     )
 
@@ -218,7 +218,7 @@ def test_sample_where_draws_no_more_than_is_needed(number, draws):
   sample = halving(calls)
   drawn = jax.jit(
       jax.vmap(
-          lambda needed, key: environment.sample_where(
+          lambda needed, key: interface.sample_where(
               needed,
               sample,
               key,
@@ -234,7 +234,7 @@ def test_sample_where_draws_no_more_than_is_needed(number, draws):
 
 
 def test_windows():
-  cells = environment.windows(3, 4).reshape(3, 4, 5, 5)
+  cells = interface.windows(3, 4).reshape(3, 4, 5, 5)
   assert cells[1, 2].tolist() == [
       [0, 0, 0, 0, 0],
       [0, 1, 2, 3, 0],

@@ -21,8 +21,10 @@ from tasks.language_modeling import (
     Split,
     TrainingWindows,
     Vocabulary,
+    builder,
     evaluation_windows,
     load,
+    windows,
 )
 
 WIKITEXT2 = os.environ.get("WIKITEXT2_DIR")
@@ -44,7 +46,7 @@ def words_of(corpus, split):
 
 def make_split(num_tokens):
   """Returns a split whose words are their own places."""
-  size = language_modeling._RECORD
+  size = windows.RECORD_SIZE
   tokens = np.arange(num_tokens, dtype=np.int32)
   records = [
       {"tokens": tokens[i : i + size]} for i in range(0, num_tokens, size)
@@ -54,7 +56,7 @@ def make_split(num_tokens):
 
 @pytest.fixture
 def small_records(monkeypatch):
-  monkeypatch.setattr(language_modeling, "_RECORD", 8)
+  monkeypatch.setattr(windows, "RECORD_SIZE", 8)
 
 
 class TestVocabulary:
@@ -146,7 +148,7 @@ class TestText:
 
   def test_written_as_it_comes(self, tmp_path, small_records, monkeypatch):
     """A file at a time, and nothing of TFDS's that gathers a split first."""
-    monkeypatch.setattr(language_modeling, "_SHARD", 3)
+    monkeypatch.setattr(builder, "_SHARD", 3)
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
     lines = [f"w{i} x" for i in range(100)]
     folder = write(
@@ -446,8 +448,8 @@ class TestWrongFiles:
   )
   def test_tokenised(self, pattern, data, tmp_path, monkeypatch):
     """What was tokenised before and is not whole any more."""
-    monkeypatch.setattr(language_modeling, "_RECORD", 4)
-    monkeypatch.setattr(language_modeling, "_SHARD", 2)
+    monkeypatch.setattr(windows, "RECORD_SIZE", 4)
+    monkeypatch.setattr(builder, "_SHARD", 2)
     folder = write(tmp_path / "files", a__txt="a b c d\n" * 20)
     data_dir = tmp_path / "data"
     load("text", str(folder), str(data_dir))
@@ -544,9 +546,9 @@ class TestTrainingWindows:
   def test_streams_go_on_through_all_of_the_text(self, small_records):
     """Each window follows the one before, and a ring has no end."""
     num_tokens, num_streams, window = 45, 3, 7
-    windows = TrainingWindows(make_split(num_tokens), num_streams, window)
+    streams = TrainingWindows(make_split(num_tokens), num_streams, window)
     for i in range(num_streams):
-      tokens = [windows(step, [i])[0] for step in range(20)]
+      tokens = [streams(step, [i])[0] for step in range(20)]
       start = i * num_tokens // num_streams
       for step, words in enumerate(tokens):
         assert words.shape == (window + 1,)
@@ -555,8 +557,8 @@ class TestTrainingWindows:
 
   def test_shares(self, small_records):
     """A process reads its own streams, whatever it read before."""
-    windows = TrainingWindows(make_split(100), 4, 5)
-    whole = windows(11, range(4))
+    streams = TrainingWindows(make_split(100), 4, 5)
+    whole = streams(11, range(4))
     assert whole.shape == (4, 6)
     assert whole.dtype == np.int32
     again = TrainingWindows(make_split(100), 4, 5)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tasks import environment, mini_pacman
+from tasks.environments import interface, mini_pacman
 from tests.helpers import rollouts
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -53,7 +53,7 @@ def make_state(record, max_ghosts=12):
       power=np.int32(record["power"]),
       frame=np.int32(record["frame"]),
       eaten=np.zeros(3, np.int32),
-      step_type=np.int32(environment.StepType.MID),
+      step_type=np.int32(interface.StepType.MID),
   )
 
 
@@ -149,7 +149,7 @@ def test_recorded_transitions(batched):
           timestep.reward, record["reward"], rtol=0, atol=4e-6
       )
       assert timestep.discount == record["pcontinue"], record["id"]
-      last = timestep.step_type == environment.StepType.LAST
+      last = timestep.step_type == interface.StepType.LAST
       assert last == (record["pcontinue"] == 0), record["id"]
       if not last:  # A death has a reward of its own.
         rules = env.rules
@@ -276,7 +276,7 @@ def test_pacman_moves_and_bumps_into_walls():
     after, reward, timestep = step("regular", action)
     assert after["pacman"] == place
     assert reward == 0
-    assert timestep.step_type == environment.StepType.MID
+    assert timestep.step_type == interface.StepType.MID
     assert after["frame"] == after["timer"] == 6
 
 
@@ -338,7 +338,7 @@ def test_two_pills_on_one_cell_are_eaten_one_by_one():
 def test_two_ghosts_without_power_count_two_deaths():
   _, reward, timestep = step("hunt", STAY, ghosts=[[1, 1, 0], [1, 1, 3]])
   assert reward == -40
-  assert timestep.step_type == environment.StepType.LAST
+  assert timestep.step_type == interface.StepType.LAST
 
 
 def test_one_ghost_is_eaten_and_the_later_ones_wait():
@@ -423,7 +423,7 @@ def test_frame_cap_ends_the_episode_with_discount_0():
   for frame, last in ((8, False), (9, True)):
     after, _, timestep = step("regular", STAY, frame_cap=10, frame=frame)
     assert after["frame"] == frame + 1
-    assert (timestep.step_type == environment.StepType.LAST) == last
+    assert (timestep.step_type == interface.StepType.LAST) == last
     assert timestep.discount == (0 if last else 1)
   _, _, timestep = step("regular", STAY, frame_cap=0, frame=10**6)
   assert timestep.discount == 1
@@ -470,7 +470,7 @@ def test_new_levels(start_level, ghosts):
   state, timestep = jax.jit(jax.vmap(env.reset))(
       jax.random.split(jax.random.key(3), 4000)
   )
-  assert (timestep.step_type == environment.StepType.FIRST).all()
+  assert (timestep.step_type == interface.StepType.FIRST).all()
   board = jax.tree.map(np.asarray, state.board)
   free = np.array([[c == "." for c in row] for row in mini_pacman.MAZE])
   assert (board.food == free).all()

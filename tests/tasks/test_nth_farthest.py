@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tasks.nth_farthest import (
-    Curriculum,
     NthFarthest,
     Progress,
     Stage,
+    StageCurriculum,
     parse_stages,
 )
 from tests.helpers import golden_vectors
@@ -256,9 +256,9 @@ def test_stages_are_read_and_end_with_the_whole_task():
   ]
   assert [str(stage) for stage in stages] == names
   whole = Stage(8, 16, 8)
-  assert Curriculum(task, stages).stages == [*stages, whole]
-  assert Curriculum(task, [*stages, whole]).stages == [*stages, whole]
-  assert Curriculum(task).stages == [whole]
+  assert StageCurriculum(task, stages).stages == [*stages, whole]
+  assert StageCurriculum(task, [*stages, whole]).stages == [*stages, whole]
+  assert StageCurriculum(task).stages == [whole]
 
 
 @pytest.mark.parametrize(
@@ -290,12 +290,12 @@ def test_a_stage_that_cannot_be_read_is_an_error(name):
 )
 def test_curriculum_errors(arguments, message):
   with pytest.raises(ValueError, match=message):
-    Curriculum(NthFarthest(4, 2), **arguments)
+    StageCurriculum(NthFarthest(4, 2), **arguments)
 
 
 def test_a_curriculum_goes_on_when_a_stage_is_learnt():
   """Against the running mean by hand; the last stage never ends."""
-  curriculum = Curriculum(
+  curriculum = StageCurriculum(
       NthFarthest(4, 2), parse_stages(["3x1", "3x2"]), threshold=0.5
   )
   advance = jax.jit(curriculum.advance)
@@ -318,7 +318,7 @@ def test_a_curriculum_goes_on_when_a_stage_is_learnt():
 
 def test_a_stage_may_have_a_threshold_of_its_own():
   """Always right, the running mean is at 0.5 after 14 updates, at 0.9 in 45."""
-  curriculum = Curriculum(
+  curriculum = StageCurriculum(
       NthFarthest(4, 2), parse_stages(["3x1@0.5", "3x2"]), threshold=0.9
   )
   progress, began = curriculum.initial(1), []
@@ -332,7 +332,7 @@ def test_a_stage_may_have_a_threshold_of_its_own():
 
 def test_review_draws_from_the_stages_before():
   stages = parse_stages(["2x1", "3x1", "4x1"])
-  curriculum = Curriculum(NthFarthest(4, 2), stages, review=0.4)
+  curriculum = StageCurriculum(NthFarthest(4, 2), stages, review=0.4)
   keys = jax.random.split(jax.random.key(3), 8000)
   sample = jax.jit(jax.vmap(curriculum.sample, in_axes=(0, None)))
   inputs, answers, drawn, present = sample(keys, jnp.int32(2))
