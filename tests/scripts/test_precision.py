@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import rmc
-from scripts.lib import core_flags, run_flags
+from scripts.lib import cores, run_flags
 from tests.helpers import jaxprs
 
 STEPS, BATCH = 3, 16
@@ -19,12 +19,12 @@ STEPS, BATCH = 3, 16
 def parse():
   """Parses flags as a program does, and undoes it."""
   with flagsaver.flagsaver():
-    yield lambda *arguments: run_flags._parse(["program", *arguments])
+    yield lambda *arguments: run_flags.parse(["program", *arguments])
   hk.mixed_precision.clear_policy(hk.Linear)
 
 
 def classify(inputs):
-  core = core_flags.make_core
+  core = cores.make_core
   return rmc.SequenceClassifier(core, num_classes=2, mlp_sizes=[8])(inputs)
 
 

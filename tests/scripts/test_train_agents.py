@@ -4,7 +4,6 @@ import contextlib
 import json
 
 from absl import flags
-import haiku as hk
 import jax
 import numpy as np
 import optax
@@ -14,8 +13,17 @@ import pytest
 import rmc
 from rmc import training
 from scripts import evaluate_agent, train_box_world, train_mini_pacman
-from scripts.lib import agent_flags, core_flags, run_flags
-from scripts.lib.agent import Agent
+from scripts.lib import (
+  agent_flags,
+  box_world_flags,
+  core_flags,
+  cores,
+  mini_pacman_flags,
+  optimizer_flags,
+  run_flags,
+)
+from scripts.lib.agent import describe
+from scripts.lib.program import UsageError
 from tests.helpers.programs import ROOT, parsed, run
 from tests.helpers.tiny_training import assert_same_bits
 
@@ -28,6 +36,12 @@ def preset(name):
   return f"--flagfile={PRESETS / name}.flags"
 
 
+ENVIRONMENTS = {
+    "box_world": box_world_flags.make_environment,
+    "mini_pacman": mini_pacman_flags.make_environment,
+}
+
+
 @pytest.fixture
 def train(train_here):
   """Returns a function that trains in this process, on some devices."""
@@ -36,7 +50,7 @@ def train(train_here):
     return train_here(
         PROGRAMS[env],
         workdir,
-        preset(f"{env}_smoke"),
+        preset(f"{env}/smoke"),
         *arguments,
         num_devices=num_devices,
     )
@@ -105,13 +119,13 @@ def test_what_was_trained_is_evaluated_and_filmed(train, tmp_path):
 def leave_untrained(env, workdir, *arguments):
   """Leaves what 3 updates of a run would, with parameters of no use."""
   program = PROGRAMS[env]
-  with parsed(preset(f"{env}_smoke"), *arguments):
+  with parsed(preset(f"{env}/smoke"), *arguments):
     lines = [
         flag.serialize()
         for flag in FLAGS.get_key_flags_for_module(program.__name__)
-        if flag.name not in run_flags.FREE
+        if flag.name not in run_flags.CHANGEABLE_ON_RESUME
     ]
-    agent = agent_flags.make_agent(program.make_environment())
+    agent = agent_flags.make_agent(ENVIRONMENTS[env]())
     shapes = jax.eval_shape(agent.init, jax.random.key(0))
   (workdir / "flags.txt").write_text("\n".join(lines) + "\n")
   rng = np.random.default_rng(0)
@@ -163,34 +177,30 @@ def test_evaluations_say_what_they_are_of(tmp_path):
   assert second["sampled"]["length"]["mean"] == 2
 
 
-def test_what_is_played(tmp_path, monkeypatch):
+def test_what_is_played(tmp_path):
   """Drawn and likeliest actions, on the levels of the evaluation's own seed."""
-  played, seeds, held_out_key = [], [], agent_flags.held_out_key
-
-  def play(self, params, key, num_episodes, greedy=False):
-    del self, params
-    played.append((greedy, num_episodes))
-    returns = np.arange(4.0, dtype=np.float32) + 10 * greedy
-    return {"return": (returns, np.ones(4, bool))}
-
-  def watched(seed=0):
-    seeds.append(seed)
-    return held_out_key(seed)
-
-  monkeypatch.setattr(Agent, "_play", play)
-  monkeypatch.setattr(agent_flags, "held_out_key", watched)
   leave_untrained("box_world", tmp_path, "--core=lstm")
   (found,) = evaluate(tmp_path, "--eval_seed=5", "--eval_episodes=4")
-  assert played == [(False, 4), (True, 4)]
-  assert seeds == [5]
-  assert found["sampled"]["return"]["mean"] == 1.5
-  assert found["greedy"]["return"]["mean"] == 11.5
+  with parsed(f"--flagfile={tmp_path}/flags.txt"):
+    agent = agent_flags.make_agent(box_world_flags.make_environment())
+  params = training.load_params(tmp_path)
+  for policy in ("sampled", "greedy"):
+    played = agent.play(
+        params, agent_flags.held_out_key(5), 4, greedy=policy == "greedy"
+    )
+    for name, (mean, error, episodes) in describe(played).items():
+      assert found[policy][name] == {
+          "mean": mean,
+          "standard error": error,
+          "episodes": episodes,
+      }
+  assert found["sampled"] != found["greedy"]
 
 
 def test_flags_of_another_environment(tmp_path):
   leave_untrained("box_world", tmp_path, "--core=lstm")
   with pytest.raises(
-      run_flags.UsageError, match="--frame_cap=10 is no flag of a run like"
+      UsageError, match="--frame_cap=10 is no flag of a run like"
   ):
     evaluate(tmp_path, "--frame_cap=10")
 
@@ -256,9 +266,9 @@ def test_wrong_flags_are_one_line(tmp_path, program, arguments, message):
 
 
 AGENTS = sorted(
-    path.stem
-    for path in PRESETS.iterdir()
-    if path.stem.startswith(tuple(PROGRAMS))
+    f"{env}/{path.stem}"
+    for env in PROGRAMS
+    for path in (PRESETS / env).iterdir()
 )
 
 
@@ -266,9 +276,9 @@ AGENTS = sorted(
 @pytest.mark.parametrize("name", AGENTS)
 def test_presets(name, core):
   """They parse, their networks fit, and the paper's are of its size."""
-  env = next(env for env in PROGRAMS if name.startswith(env))
+  env = name.partition("/")[0]
   with parsed(preset(name), f"--core={core}"):
-    agent = agent_flags.make_agent(PROGRAMS[env].make_environment())
+    agent = agent_flags.make_agent(ENVIRONMENTS[env]())
     params = jax.eval_shape(agent.init, jax.random.key(0))
     if not name.endswith("paper"):
       return
@@ -285,7 +295,7 @@ def test_presets(name, core):
       assert FLAGS.num_forward == ["0", "1", "2", "3", "4", "5"]
     else:
       assert (FLAGS.rules, FLAGS.frame_cap) == ("regular", 3000)
-      assert FLAGS.view == name.split("_")[2]
+      assert FLAGS.view == ("viewport" if "viewport" in name else "full")
     heads = params["actor_critic/~/policy"]["w"].shape[0]
     if core == "rmc":
       assert (FLAGS.mem_slots, FLAGS.num_heads) == (4, 4)
@@ -296,9 +306,10 @@ def test_presets(name, core):
 
 
 def test_presets_are_there():
-  names = {"box_world_paper", "mini_pacman_viewport_paper"}
-  names |= {"mini_pacman_full_paper", "box_world_demo", "mini_pacman_demo"}
-  assert {*AGENTS} == names | {"box_world_smoke", "mini_pacman_smoke"}
+  names = {"box_world/paper", "mini_pacman/viewport_paper"}
+  names |= {"mini_pacman/full_paper", "box_world/demo", "mini_pacman/demo"}
+  names |= {"box_world/base", "mini_pacman/base"}
+  assert {*AGENTS} == names | {"box_world/smoke", "mini_pacman/smoke"}
 
 
 def test_flags_reach_agent_and_core(monkeypatch):
@@ -332,10 +343,10 @@ def test_flags_reach_agent_and_core(monkeypatch):
       "input_bias": -0.5,
   }
   with parsed(
-      preset("box_world_smoke"),
+      preset("box_world/smoke"),
       *(f"--{name}={value}" for name, value in expected.items()),
   ):
-    agent_flags.make_agent(train_box_world.make_environment())
+    agent_flags.make_agent(box_world_flags.make_environment())
   assert seen.items() >= expected.items()
 
 
@@ -356,17 +367,17 @@ def test_flags_reach_other_cores(monkeypatch):
   }
   flags_of_dnc = [f"--dnc_{name}={value}" for name, value in expected.items()]
   with parsed("--core=dnc", *flags_of_dnc):
-    assert core_flags.make_core() == expected | {"output_size": 7}
+    assert cores.make_core() == expected | {"output_size": 7}
     FLAGS.dnc_clip_value = 0.0
-    assert core_flags.make_core()["clip_value"] is None
+    assert cores.make_core()["clip_value"] is None
   with parsed(
       "--core=entnet", "--entnet_num_cells=2", "--entnet_hidden_size=3"
   ):
-    assert core_flags.make_core() == (2, 3)
+    assert cores.make_core() == (2, 3)
   for name, style in (("unit", "unit"), ("memory", "memory"), ("none", None)):
     with parsed(f"--gate_style={name}"):
-      assert core_flags.make_core()["gate_style"] == style
-  with parsed("--remat", "--unroll=3"):
+      assert cores.make_core()["gate_style"] == style
+  with parsed("--remat", "--scan_unroll=3"):
     assert core_flags.unroll_options() == {"remat": True, "unroll": 3}
   with parsed():
     assert core_flags.mlp_sizes() == [256] * 4
@@ -381,25 +392,25 @@ def test_flags_reach_the_environments():
       "--max_steps=7",
       "--view=full",
   ):
-    env = train_box_world.make_environment()
+    env = box_world_flags.make_environment()
   assert (env.solution_length, env.num_forward) == ((2,), (0, 1))
   assert (env.grid_size, env.branch_length, env.max_steps) == (9, 3, 7)
   assert env.view == "full"
   with parsed(
       "--rules=hunt", "--encoding=planes", "--frame_cap=7", "--view=full"
   ):
-    env = train_mini_pacman.make_environment()
+    env = mini_pacman_flags.make_environment()
   assert (env.rules.cleared_by, env.rules.ghost_reward) == ("ghosts", 10)
   assert (env.rules.pill_reward, env.rules.frame_cap) == (1, 7)
   assert (env.view, env.encoding) == ("full", "planes")
 
 
-def test_seed(about_to_train):
+def test_seed(experiment_of):
   """Of parameters, of actions and of levels."""
   found = []
   for seed in (0, 3):
-    smoke = preset("mini_pacman_smoke")
-    with about_to_train(
+    smoke = preset("mini_pacman/smoke")
+    with experiment_of(
         train_mini_pacman, smoke, "--core=lstm", f"--seed={seed}"
     ) as run:
       state = training.to_numpy(run.init())
@@ -410,11 +421,11 @@ def test_seed(about_to_train):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_an_update_in_double_precision(name, about_to_train):
-  smoke = preset(f"{name}_smoke")
+def test_an_update_in_double_precision(name, experiment_of):
+  smoke = preset(f"{name}/smoke")
   with (
       jax.enable_x64(True),
-      about_to_train(PROGRAMS[name], smoke) as run,
+      experiment_of(PROGRAMS[name], smoke) as run,
   ):
     state = jax.eval_shape(run.init)
     indices = np.arange(FLAGS.batch_size, dtype=np.int32)
@@ -430,8 +441,8 @@ def test_flattened_input():
   """One row of all cells, rather than a row each."""
   sizes = []
   for option in ("--flatten", "--noflatten"):
-    with parsed(preset("box_world_smoke"), option):
-      agent = agent_flags.make_agent(train_box_world.make_environment())
+    with parsed(preset("box_world/smoke"), option):
+      agent = agent_flags.make_agent(box_world_flags.make_environment())
       params = jax.eval_shape(agent.init, jax.random.key(0))
       core = "actor_critic/~/relational_memory/~/input_projection"
       sizes.append(params[core]["w"].shape[0])
@@ -443,6 +454,9 @@ def test_learning_rate_and_clipping():
   with (
       jax.numpy_dtype_promotion("standard"),
       parsed(
+          "--optimizer=rmsprop",
+          "--rmsprop_decay=1",
+          "--rmsprop_epsilon=0",
           "--learning_rate=0.5",
           "--warmup_steps=2",
           "--lr_decay_rate=0.25",
@@ -451,7 +465,7 @@ def test_learning_rate_and_clipping():
           "--max_grad_norm=5",
       ),
   ):
-    optimizer = run_flags.make_optimizer(optax.sgd)
+    optimizer = optimizer_flags.make_optimizer()
     state, found = optimizer.init(jax.numpy.zeros(2)), []
     for _ in range(7):
       grad = jax.numpy.array([6.0, 8.0])
@@ -468,15 +482,13 @@ def test_rmsprop_is_tensorflows():
   with (
       jax.numpy_dtype_promotion("standard"),
       parsed(
-          preset("box_world_smoke"),
+          preset("box_world/smoke"),
           "--learning_rate=0.25",
           "--rmsprop_decay=0.75",
           "--rmsprop_epsilon=0.5",
       ),
   ):
-    optimizer = run_flags.make_optimizer(
-        agent_flags._optimizers()["rmsprop"]
-    )
+    optimizer = optimizer_flags.make_optimizer(loss_terms=8 * 5)
     params = jax.numpy.zeros(2)
     state = optimizer.init(params)
     for grad in grads:
@@ -493,6 +505,6 @@ def test_rmsprop_is_tensorflows():
 def test_conv_lstm_is_for_agents():
   with (
       parsed("--core=conv_lstm"),
-      pytest.raises(run_flags.UsageError, match="is for agents"),
+      pytest.raises(UsageError, match="must be one of rmc, lstm, dnc, entnet"),
   ):
-    hk.transform(core_flags.make_core).init(None)
+    cores.make_core()

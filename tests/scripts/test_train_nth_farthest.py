@@ -22,7 +22,8 @@ import pytest
 import rmc
 from rmc import training
 from scripts import train_nth_farthest
-from scripts.lib import core_flags, run_flags
+from scripts.lib import core_flags, cores, experiment
+from scripts.lib.program import Failure
 from tasks.nth_farthest import NthFarthest, StageCurriculum, parse_stages
 from tests.helpers.programs import parsed
 from tests.helpers.tiny_training import (
@@ -35,7 +36,7 @@ from tests.helpers.tiny_training import (
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).parents[2]
-PRESETS = sorted((ROOT / "scripts" / "presets").glob("nth_farthest_*.flags"))
+PRESETS = sorted((ROOT / "scripts" / "presets").glob("nth_farthest/*.flags"))
 TINY = (
     "--num_objects=3",
     "--num_features=2",
@@ -179,7 +180,7 @@ def program(monkeypatch, capfd):
           jax.numpy_dtype_promotion("standard"),  # optax asks for it.
           pytest.raises(SystemExit) as caught,
       ):
-        run_flags.run(train_nth_farthest.main)
+        experiment.run_program(train_nth_farthest.main)
     finally:
       jax.config.update("jax_default_matmul_precision", precision)
     out, err = capfd.readouterr()
@@ -203,7 +204,7 @@ WRONG = {
     "--max_grad_norm=nan": "max_grad_norm",
     "--lr_decay_rate=2": "lr_decay_rate",
     "--steps=0": "steps",
-    "--unroll=0": "unroll",
+    "--scan_unroll=0": "scan_unroll",
     "--no_such_flag=1": "no_such_flag",
     "stray": "'stray' is not a flag",
     "--workdir=/dev/null/run": "--workdir=/dev/null/run must be a directory",
@@ -289,14 +290,14 @@ def test_too_little_memory(program, tmp_path, monkeypatch):
   assert "Out of memory" in err and "A smaller --batch_size needs less" in err
 
   with (
-      pytest.raises(run_flags.Failure, match="allocate .*; smaller sizes"),
-      run_flags.memory_errors(),
+      pytest.raises(Failure, match="allocate .*; smaller sizes"),
+      experiment.memory_errors(),
   ):
     np.empty([2**60], np.uint8)
 
   with (
       pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-      run_flags.memory_errors(),
+      experiment.memory_errors(),
   ):
     raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
@@ -392,9 +393,9 @@ def test_evaluation_prints_figures(program, finished, tmp_path):
   assert contents(finished) == files
 
 
-def test_evaluation_in_parts(about_to_train, monkeypatch):
+def test_evaluation_in_parts(experiment_of, monkeypatch):
   """The same examples, each once, however many are read at a time."""
-  with about_to_train(train_nth_farthest, *TINY, *SMALL_LSTM) as run:
+  with experiment_of(train_nth_farthest, *TINY, *SMALL_LSTM) as run:
     state = run.init()
     whole = run.evaluate(state)
     monkeypatch.setattr(train_nth_farthest, "_EVAL_BATCH", 30)
@@ -405,11 +406,11 @@ def test_evaluation_in_parts(about_to_train, monkeypatch):
   )
 
 
-def test_seed(about_to_train):
+def test_seed(experiment_of):
   """Of parameters, of training's examples and of those of evaluation."""
   found, params = [], None
   for seed in (0, 3):
-    with about_to_train(
+    with experiment_of(
         train_nth_farthest, *TINY, *SMALL_LSTM, f"--seed={seed}"
     ) as run:
       state = run.init()
@@ -438,7 +439,7 @@ def test_a_run_that_is_not_finite_can_go_on(program, tmp_path):
     "options",
     [
         "--core=lstm --hidden_size=4 --parallel=jit --warmup_steps=2",
-        "--gate_style=none --remat --unroll=2 --parallel=pmap "
+        "--gate_style=none --remat --scan_unroll=2 --parallel=pmap "
         "--matmul_precision=highest --skip_nonfinite --deterministic",
         "--gate_style=memory --num_blocks=2 --key_size=3 --order=nearest "
         "--attention_mlp_layers=1 --max_grad_norm=1 --lr_decay_rate=0.5 "
@@ -550,12 +551,12 @@ def test_a_curriculum_is_evaluated_on_the_whole_task(program, tmp_path):
     assert with_curriculum[name] == without[name]
 
 
-def test_what_counts_in_a_stage(about_to_train):
+def test_what_counts_in_a_stage(experiment_of):
   """Sequences are read to their last object, and those that are drawn from an
   earlier stage do not count for going on.
   """
   indices = jnp.arange(16, dtype=jnp.int32)
-  with about_to_train(
+  with experiment_of(
       train_nth_farthest,
       *TINY,
       *SMALL_LSTM,
@@ -574,7 +575,7 @@ def test_what_counts_in_a_stage(about_to_train):
     network = hk.without_apply_rng(
         hk.transform(
             lambda x: rmc.SequenceClassifier(
-                core_flags.make_core, 3, core_flags.mlp_sizes()
+                cores.make_core, 3, core_flags.mlp_sizes()
             )(x)
         )
     )
@@ -621,7 +622,7 @@ def test_presets(program, tmp_path, path, core):
 def test_presets_are_the_papers(features):
   """Section 5.1 and appendix A.1; what it swept is within the sweep."""
   name = "paper" if features == 16 else f"paper_{features}"
-  with parsed(f"--flagfile={ROOT}/scripts/presets/nth_farthest_{name}.flags"):
+  with parsed(f"--flagfile={ROOT}/scripts/presets/nth_farthest/{name}.flags"):
     assert (FLAGS.num_objects, FLAGS.num_features) == (8, features)
     assert (FLAGS.order, FLAGS.curriculum) == ("farthest", [])
     assert FLAGS.mem_slots * FLAGS.num_heads * FLAGS.head_size == 2048
@@ -640,7 +641,7 @@ def test_presets_are_the_papers(features):
 
 def test_sonnets_preset():
   """The values of its example program's flags."""
-  with parsed(f"--flagfile={ROOT}/scripts/presets/nth_farthest_sonnet.flags"):
+  with parsed(f"--flagfile={ROOT}/scripts/presets/nth_farthest/sonnet.flags"):
     assert (FLAGS.num_objects, FLAGS.num_features) == (4, 4)
     assert (FLAGS.order, FLAGS.gate_style) == ("nearest", "unit")
     assert (FLAGS.mem_slots, FLAGS.head_size) == (4, 2048)
