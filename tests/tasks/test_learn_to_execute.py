@@ -217,7 +217,7 @@ def assert_uniform(counter, kinds):
 
 
 def test_programs_of_a_seed():
-  """These, in all versions: runs are resumed, and figures compared, by them."""
+  """These, in all versions: runs are resumed, and metrics compared, by them."""
   task = LearnToExecute("program", 3, 2)
   level = Level(3, 2, mixed=True)
   for split, expected in (
