@@ -105,8 +105,8 @@ class Environment(abc.ABC):
       timestep: the step of type `LAST` that led there.
 
     Returns:
-      Figures by name: the value, float32 [], and whether this episode counts
-      towards the mean of the figure over episodes, bool [].
+      Metrics by name: the value, float32 [], and whether this episode counts
+      towards the mean of the metric over episodes, bool [].
     """
     del state, timestep
     return {}

@@ -30,7 +30,6 @@ Glossary of shapes:
   - N: cells of a view: 285, or 25 in the window.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -38,202 +37,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tasks.environments import interface
+from tasks.environments import mini_pacman_maze as maze
+from tasks.environments.mini_pacman_rules import RULES, Rules
 
 ACTIONS = ("stay", "right", "up", "left", "down")
-
-_HALF = (
-    "###################",
-    "#...#.........#...#",
-    "#.#.#.#######.#.#.#",
-    "#.................#",
-    "#.#.#.#######.#.#.#",
-    "#.#.............#.#",
-    "#.####.#####.####.#",
-    "#......#####......#",
-)
-MAZE = (*_HALF, *_HALF[-2::-1])
+MAZE = maze.MAZE
 """15 rows of 19 characters: `#` is wall."""
-
-_ROWS, _COLS = len(MAZE), len(MAZE[0])
-_WALL = np.array([[c == "#" for c in row] for row in MAZE])  # [15, 19]
-_FREE = np.flatnonzero(~_WALL).astype(np.int32)  # [138]
-
-# Directions: right, up, left, down; the opposite of d is (d + 2) % 4.
-_MOVES = np.array([[0, 1], [-1, 0], [0, -1], [1, 0]], np.int32)
-_CELL_MOVES = (_MOVES @ [_COLS, 1]).astype(np.int32)
-
-# A ghost that has not moved yet may face in two further ways. A released ghost
-# draws one of four numbers, two of which are no direction of its code: they
-# block the way back like left and down, but are no way ahead.
-_FRESH_LEFT, _FRESH_DOWN = 4, 5
-_FIRST_FACINGS = np.array([0, 1, _FRESH_LEFT, _FRESH_DOWN], np.int32)
-# Where a ghost that stands on pacman at a junction tries to go: ahead, but a
-# fresh one down or nowhere.
-_AHEAD = np.array([0, 1, 2, 3, 3, -1], np.int32)
-
-
-def _ghost_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns junctions [285], exits [285, 6, 4] and turns [285, 6, 12].
-
-  `exits` are those a ghost may choose from on a cell with a facing: one in a
-  corridor, at a junction all but the way back. `turns` lists them repeatedly,
-  so that a uniform index below 12 is a uniform exit.
-  """
-  wall = _WALL.reshape(-1)
-  junctions = np.zeros(wall.size, bool)
-  exits = np.zeros((wall.size, 6, 4), bool)
-  turns = np.zeros((wall.size, 6, 12), np.int32)
-  for cell in _FREE:
-    ways = [d for d in range(4) if not wall[cell + _CELL_MOVES[d]]]
-    junctions[cell] = len(ways) > 2
-    for facing in range(6):
-      back = (facing + 2) % 4 if facing < 4 else facing - _FRESH_LEFT
-      allowed = [d for d in ways if d != back]
-      if len(ways) == 2:
-        allowed = [facing] if facing in ways else allowed[:1]
-      exits[cell, facing, allowed] = True
-      turns[cell, facing] = np.resize(allowed, 12)
-  return junctions, exits, turns
-
-
-def _spawn_tables() -> tuple[np.ndarray, np.ndarray]:
-  """Returns the cells [285, 138] where ghosts may begin, and how many [285].
-
-  They are the free cells outside a box round pacman's cell, which reaches one
-  cell less far to the right and down.
-  """
-  cells = np.zeros((_WALL.size, _FREE.size), np.int32)
-  counts = np.ones(_WALL.size, np.int32)
-  rows, cols = np.divmod(_FREE, _COLS)
-  for cell in _FREE:
-    row, col = divmod(int(cell), _COLS)
-    near = (abs(rows - row + 0.5) < 5) & (abs(cols - col + 0.5) < 5)
-    far = _FREE[~near]
-    cells[cell, : far.size] = far
-    counts[cell] = far.size
-  return cells, counts
-
-
-def _next_cell_table() -> np.ndarray:
-  """Returns the cell [285, 5] that each of pacman's actions leads to."""
-  table = np.repeat(np.arange(_WALL.size, dtype=np.int32)[:, None], 5, axis=1)
-  for cell in _FREE:
-    for direction, move in enumerate(_CELL_MOVES):
-      if not _WALL.flat[cell + move]:
-        table[cell, direction + 1] += move
-  return table
-
-
-_JUNCTIONS, _EXITS, _TURNS = _ghost_tables()
-_SPAWN_CELLS, _SPAWN_COUNTS = _spawn_tables()
-_WINDOWS = interface.windows(_ROWS, _COLS)
-_NEXT_CELL = _next_cell_table()
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-  """What a mode of the game consists in; `RULES` has the released ones.
-
-  Attributes:
-    step_reward: at every step.
-    food_reward: for a cell of food.
-    pill_reward: for a power pill.
-    ghost_reward: for eating a ghost.
-    death_reward: for touching a ghost without power.
-    cleared_by: what must be eaten up to clear a level: "food", "pills" or
-      "ghosts".
-    level_steps: steps after which a level gives way to the next; 0: never.
-    start_level: the first level of an episode. Level k has
-      1 + (k - 1) // 2 ghosts.
-    frame_cap: steps after which an episode ends; 0: never.
-    num_pills: power pills of a level.
-    power_steps: what the power counter is set to by a pill. It is lowered at
-      the start of each step, and ghosts are edible while it is above 0.
-    ghost_speed: probability that a ghost moves, on level 1. It is halved under
-      power.
-    ghost_speed_per_level: what each further level adds to it.
-    random_turn: probability that a ghost at a junction takes any exit but the
-      way back; it has no such whims under power.
-    max_ghosts: ghosts that a state has room for; later levels have this many.
-      With 12 that begins at level 25, which within 3,000 steps and with food
-      to be eaten is out of reach (at most 22 levels of 138 cells).
-  """
-
-  step_reward: float = 0.0
-  food_reward: float = 0.0
-  pill_reward: float = 0.0
-  ghost_reward: float = 0.0
-  death_reward: float = 0.0
-  cleared_by: str = "food"
-  level_steps: int = 0
-  start_level: int = 1
-  frame_cap: int = 3000
-  num_pills: int = 2
-  power_steps: int = 20
-  ghost_speed: float = 0.5
-  ghost_speed_per_level: float = 0.1
-  random_turn: float = 0.05
-  max_ghosts: int = 12
-
-  def __post_init__(self):
-    """Checks the rules.
-
-    Raises:
-      ValueError: if one is out of its range.
-    """
-    if self.cleared_by not in ("food", "pills", "ghosts"):
-      raise ValueError(
-          "cleared_by must be 'food', 'pills' or 'ghosts', "
-          f"got {self.cleared_by!r}"
-      )
-    for name, least in (
-        ("level_steps", 0),
-        ("start_level", 1),
-        ("frame_cap", 0),
-        ("num_pills", 1),
-        ("power_steps", 1),
-        ("max_ghosts", 1),
-    ):
-      if getattr(self, name) < least:
-        raise ValueError(
-            f"{name} must be at least {least}, got {getattr(self, name)}"
-        )
-    for name in ("ghost_speed", "ghost_speed_per_level"):
-      if getattr(self, name) < 0:
-        raise ValueError(
-            f"{name} must be at least 0, got {getattr(self, name)}"
-        )
-    if not 0 <= self.random_turn <= 1:
-      raise ValueError(
-          f"random_turn must be between 0 and 1, got {self.random_turn}"
-      )
-
-
-RULES = {
-    "regular": Rules(food_reward=1.0, pill_reward=2.0, ghost_reward=5.0),
-    "avoid": Rules(
-        step_reward=0.1,
-        food_reward=-0.1,
-        pill_reward=-5.0,
-        ghost_reward=-10.0,
-        death_reward=-20.0,
-        level_steps=128,
-    ),
-    "hunt": Rules(
-        pill_reward=1.0,
-        ghost_reward=10.0,
-        death_reward=-20.0,
-        cleared_by="ghosts",
-    ),
-    "ambush": Rules(
-        food_reward=-0.1,
-        ghost_reward=10.0,
-        death_reward=-20.0,
-        cleared_by="ghosts",
-    ),
-    "rush": Rules(food_reward=-0.1, pill_reward=10.0, cleared_by="pills"),
-}
-"""The five modes, as released. The papers' figures are on "regular"."""
 
 
 class Level(NamedTuple):
@@ -339,7 +148,7 @@ class MiniPacman(interface.Environment):
     self.view = view
     self.encoding = encoding
     self.observation_shape = (
-        *((5, 5) if view == "viewport" else (_ROWS, _COLS)),
+        *((5, 5) if view == "viewport" else (maze.ROWS, maze.COLS)),
         3 if encoding == "rgb" else 6,
     )
 
@@ -422,7 +231,7 @@ class MiniPacman(interface.Environment):
     """See `Environment.outcome`: the level reached, and what was eaten."""
     del timestep
     food, pills, ghosts = state.eaten
-    figures = {
+    metrics = {
         "level": state.level,
         "food": food,
         "pills": pills,
@@ -430,7 +239,7 @@ class MiniPacman(interface.Environment):
     }
     return {
         name: (jnp.float32(value), jnp.bool_(True))
-        for name, value in figures.items()
+        for name, value in metrics.items()
     }
 
   def _move_pacman(
@@ -439,9 +248,9 @@ class MiniPacman(interface.Environment):
     """Part 2 of a step: returns the state and the reward."""
     rules, board = self.rules, state.board
     action = jnp.asarray(action, jnp.int32)
-    pacman = jnp.asarray(_NEXT_CELL)[board.pacman, action]
-    here = jnp.arange(_ROWS * _COLS) == pacman
-    here = here.reshape(_ROWS, _COLS)
+    pacman = jnp.asarray(maze.NEXT_CELL)[board.pacman, action]
+    here = jnp.arange(maze.ROWS * maze.COLS) == pacman
+    here = here.reshape(maze.ROWS, maze.COLS)
     ate_food = jnp.any(board.food & here)
     food = board.food & ~here
     state = state._replace(board=board._replace(pacman=pacman, food=food))
@@ -484,34 +293,34 @@ class MiniPacman(interface.Environment):
     move_chance, whim = jax.random.uniform(key, chances, jnp.float32)  # [G]
 
     # How well each exit points to pacman; integers, so ties are exact.
-    rows, cols = jnp.divmod(ghosts, _COLS)
-    row, col = jnp.divmod(board.pacman, _COLS)
+    rows, cols = jnp.divmod(ghosts, maze.COLS)
+    row, col = jnp.divmod(board.pacman, maze.COLS)
     score = jnp.stack(
         [col - cols, rows - row, cols - col, row - rows], axis=-1
     )  # [G, 4]
     score = jnp.where(powered, -score, score)
-    exits = jnp.asarray(_EXITS)[ghosts, facings]  # [G, 4]
-    direction = jnp.argmax(jnp.where(exits, score, -_WALL.size), axis=-1)
+    exits = jnp.asarray(maze.EXITS)[ghosts, facings]  # [G, 4]
+    direction = jnp.argmax(jnp.where(exits, score, -maze.WALL.size), axis=-1)
     direction = direction.astype(jnp.int32)  # [G]
     if rules.random_turn:
       turn = jnp.int32(whim * (12 / rules.random_turn))
-      turn = jnp.asarray(_TURNS)[ghosts, facings, jnp.minimum(turn, 11)]
+      turn = jnp.asarray(maze.TURNS)[ghosts, facings, jnp.minimum(turn, 11)]
       direction = jnp.where(
           (whim < rules.random_turn) & ~powered, turn, direction
       )
     # On pacman's own cell a junction has no exit that points to him: the ghost
     # keeps its facing, and stays, touching him again, if that is a wall.
     before = left & (ghosts == board.pacman)
-    aimless = before & jnp.asarray(_JUNCTIONS)[ghosts]
+    aimless = before & jnp.asarray(maze.JUNCTIONS)[ghosts]
     facing = jnp.where(aimless, facings, direction)
-    direction = jnp.where(aimless, jnp.asarray(_AHEAD)[facings], direction)
+    direction = jnp.where(aimless, jnp.asarray(maze.AHEAD)[facings], direction)
 
     speed = rules.ghost_speed + rules.ghost_speed_per_level * (
         jnp.float32(state.level - 1)
     )
     speed = jnp.where(powered, 0.5 * speed, speed)
     moves = left & (move_chance < speed)
-    target = jnp.asarray(_NEXT_CELL)[ghosts, direction + 1]
+    target = jnp.asarray(maze.NEXT_CELL)[ghosts, direction + 1]
     after = moves & (target == board.pacman)
 
     touches = before | after
@@ -560,20 +369,20 @@ class MiniPacman(interface.Environment):
     del attempt
     pills, ghosts = self.rules.num_pills, self.rules.max_ghosts
     uniform = jax.random.uniform(key, [1 + pills + 2 * ghosts], jnp.float32)
-    free = jnp.asarray(_FREE)
-    pacman = free[jnp.int32(uniform[0] * _FREE.size)]
+    free = jnp.asarray(maze.FREE)
+    pacman = free[jnp.int32(uniform[0] * maze.FREE.size)]
     start = jnp.int32(
         uniform[1 + pills : -ghosts]
-        * jnp.float32(jnp.asarray(_SPAWN_COUNTS)[pacman])
+        * jnp.float32(jnp.asarray(maze.SPAWN_COUNTS)[pacman])
     )
     facing = jnp.int32(4 * uniform[-ghosts:])
     board = Level(
         pacman=pacman,
-        food=jnp.asarray(~_WALL),
-        pills=free[jnp.int32(uniform[1 : 1 + pills] * _FREE.size)],
+        food=jnp.asarray(~maze.WALL),
+        pills=free[jnp.int32(uniform[1 : 1 + pills] * maze.FREE.size)],
         pills_left=jnp.ones([pills], bool),
-        ghosts=jnp.asarray(_SPAWN_CELLS)[pacman, start],
-        facings=jnp.asarray(_FIRST_FACINGS)[facing],
+        ghosts=jnp.asarray(maze.SPAWN_CELLS)[pacman, start],
+        facings=jnp.asarray(maze.FIRST_FACINGS)[facing],
         ghosts_left=jnp.arange(ghosts) < 1 + (level - 1) // 2,
     )
     return jnp.bool_(True), board
@@ -581,16 +390,16 @@ class MiniPacman(interface.Environment):
   def observe(self, state: State) -> jax.Array:
     """See `Environment.observe`."""
     if self.view == "viewport":
-      cells = jnp.asarray(_WINDOWS)[state.board.pacman]  # [N]
+      cells = jnp.asarray(maze.WINDOWS)[state.board.pacman]  # [N]
     else:
-      cells = jnp.arange(_ROWS * _COLS)
+      cells = jnp.arange(maze.ROWS * maze.COLS)
     image = self._planes if self.encoding == "planes" else self._rgb
     return image(state, cells).reshape(self.observation_shape)
 
   def pixels(self, state: State) -> jax.Array:
     """See `Environment.pixels`."""
-    image = self._rgb(state, jnp.arange(_ROWS * _COLS))
-    return image.reshape(_ROWS, _COLS, 3)
+    image = self._rgb(state, jnp.arange(maze.ROWS * maze.COLS))
+    return image.reshape(maze.ROWS, maze.COLS, 3)
 
   def _entities(self, state: State, cells: jax.Array) -> tuple[jax.Array, ...]:
     """Returns wall, food, pacman, ghost and pill [N], and fresh power []."""
@@ -601,7 +410,7 @@ class MiniPacman(interface.Environment):
       return jnp.any(cells[:, None] == places[None, :], axis=-1)
 
     return (
-        jnp.asarray(_WALL).reshape(-1)[cells],
+        jnp.asarray(maze.WALL).reshape(-1)[cells],
         board.food.reshape(-1)[cells],
         cells == board.pacman,
         occupied(board.ghosts, board.ghosts_left),
@@ -636,7 +445,7 @@ class MiniPacman(interface.Environment):
     """See `Environment.window`."""
     if self.view == "full":
       return None
-    row, col = divmod(int(state.board.pacman), _COLS)
+    row, col = divmod(int(state.board.pacman), maze.COLS)
     return row - 2, col - 2, row + 3, col + 3
 
   def to_text(self, state: State) -> str:
@@ -650,7 +459,7 @@ class MiniPacman(interface.Environment):
       ghosts as `G`, or `g` while they are edible.
     """
     board = jax.tree.map(np.asarray, state.board)
-    text = np.where(_WALL, "#", np.where(board.food, "o", "."))
+    text = np.where(maze.WALL, "#", np.where(board.food, "o", "."))
     text.flat[board.pills[board.pills_left]] = "*"
     text.flat[board.ghosts[board.ghosts_left]] = "g" if state.power > 0 else "G"
     text.flat[board.pacman] = "@"

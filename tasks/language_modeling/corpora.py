@@ -292,8 +292,8 @@ def check_counts(corpus: str, tokens: dict[str, int], num_types: int):
   found = (tuple(tokens[split] for split in SPLITS), num_types)
   if found != _PUBLISHED[corpus]:
 
-    def described(figures):
-      counts, types = figures
+    def described(sizes):
+      counts, types = sizes
       return f"{' / '.join(f'{n:,}' for n in counts)} words, {types:,} types"
 
     others = [name for name, known in _PUBLISHED.items() if known == found]

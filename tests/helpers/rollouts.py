@@ -34,45 +34,45 @@ def first_episodes(env, policy, num_episodes, key):
       jax.random.split(reset_key, num_episodes)
   )
   zeros = jnp.zeros([num_episodes])
-  figures = {"return": zeros, "length": zeros, "last_reward": zeros}
+  metrics = {"return": zeros, "length": zeros, "last_reward": zeros}
   done = jnp.zeros([num_episodes], bool)
-  whole = {name: np.zeros(num_episodes) for name in figures}
+  whole = {name: np.zeros(num_episodes) for name in metrics}
   rows = np.arange(num_episodes)
 
   @functools.partial(jax.jit, static_argnames="enough")
-  def play(state, figures, done, key, enough):
+  def play(state, metrics, done, key, enough):
     def body(carry):
-      state, figures, done, key = carry
+      state, metrics, done, key = carry
       key, action_key = jax.random.split(key)
       action = policy(action_key, done.shape)
       state, timestep = jax.vmap(env.step)(state, action)
-      figures = {
-          "return": figures["return"] + jnp.where(done, 0, timestep.reward),
-          "length": figures["length"] + jnp.where(done, 0.0, 1.0),
+      metrics = {
+          "return": metrics["return"] + jnp.where(done, 0, timestep.reward),
+          "length": metrics["length"] + jnp.where(done, 0.0, 1.0),
           "last_reward": jnp.where(
-              done, figures["last_reward"], timestep.reward
+              done, metrics["last_reward"], timestep.reward
           ),
       }
       done |= timestep.step_type == interface.StepType.LAST
-      return state, figures, done, key
+      return state, metrics, done, key
 
     return jax.lax.while_loop(
         lambda carry: jnp.sum(~carry[2]) > enough,
         body,
-        (state, figures, done, key),
+        (state, metrics, done, key),
     )
 
   while True:
     enough = 0 if done.size < 256 else done.size // 16
-    state, figures, done, key = play(state, figures, done, key, enough)
-    for name, values in figures.items():
+    state, metrics, done, key = play(state, metrics, done, key, enough)
+    for name, values in metrics.items():
       whole[name][rows] = np.asarray(values)
     keep = np.flatnonzero(~np.asarray(done))
     if not keep.size:
       return whole
     rows = rows[keep]
-    state, figures, done = jax.tree.map(
-        lambda x: x[keep], (state, figures, done)  # noqa: B023
+    state, metrics, done = jax.tree.map(
+        lambda x: x[keep], (state, metrics, done)  # noqa: B023
     )
 
 

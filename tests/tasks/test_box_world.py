@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.environments import box_world, interface
+from tasks.environments import box_world, box_world_levels, interface
 from tests.helpers import box_world_solver, rollouts
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -384,21 +384,21 @@ def test_structure_of_levels(branch_length):
 def test_statistics_of_random_play(
     lengths, forward, size, reward, endings, length
 ):
-  figures = rollouts.first_episodes(
+  metrics = rollouts.first_episodes(
       box_world.BoxWorld(solution_length=lengths, num_forward=forward),
       rollouts.uniform_policy(4),
       4096,
       jax.random.key(13),
   )
-  rollouts.assert_same_mean(figures["return"], *reward)
-  rollouts.assert_same_mean(figures["length"], length, size=size, rounding=0.5)
-  solved = figures["last_reward"] == 10
-  failed = figures["last_reward"] == -1
+  rollouts.assert_same_mean(metrics["return"], *reward)
+  rollouts.assert_same_mean(metrics["length"], length, size=size, rounding=0.5)
+  solved = metrics["last_reward"] == 10
+  failed = metrics["last_reward"] == -1
   for ending, share in zip(
       (solved, failed, ~solved & ~failed), endings, strict=True
   ):
     rollouts.assert_same_mean(ending, share, size=size, rounding=0.0005)
-  assert figures["length"].max() == 121
+  assert metrics["length"].max() == 121
 
 
 def test_position_is_parsed_back_with_the_key_in_the_hand():
@@ -460,8 +460,8 @@ def test_large_levels_are_given_up_as_often_as_in_the_original():
 
 def test_share_of_the_largest_levels_that_is_given_up():
   """What the class's docstring says of it."""
-  env = box_world.BoxWorld(solution_length=[5], num_forward=[5])
-  accepted = jax.jit(jax.vmap(lambda key: env._sample_episode(key, 0, ())[0]))
+  levels = box_world_levels.LevelSampler(12, [5], [5], 1)
+  accepted = jax.jit(jax.vmap(lambda key: levels.sample(key, 0, ())[0]))
   keys = jax.random.split(jax.random.key(3), 8192)
   rollouts.assert_same_mean(~accepted(keys), 0.12, error=0, rounding=0.005)
 

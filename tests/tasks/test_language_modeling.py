@@ -2,6 +2,7 @@
 
 from collections import Counter
 import gzip
+import json
 import os
 import pathlib
 import shutil
@@ -12,18 +13,20 @@ import numpy as np
 import pytest
 from tensorflow_datasets.core import shuffle
 
-from tasks import language_modeling
 from tasks.language_modeling import (
     EOS,
     SPLITS,
     UNK,
+    LanguageModeling,
     Perplexity,
+    Source,
     Split,
     TrainingWindows,
     Vocabulary,
     builder,
     evaluation_windows,
     load,
+    perplexity,
     windows,
 )
 
@@ -150,30 +153,29 @@ class TestText:
     """A file at a time, and nothing of TFDS's that gathers a split first."""
     monkeypatch.setattr(builder, "_SHARD", 3)
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 100)
-    lines = [f"w{i} x" for i in range(100)]
-    folder = write(
-        tmp_path / "text",
-        train__txt="\n".join(lines),
-        valid__txt="x " * 23,  # One full file, `<eos>` being the last word.
-        test__txt="x " * 24,
-    )
-    files = []  # How many there are whenever a line is tokenised.
-    encode = Vocabulary.encode
+    texts = {
+        "train": [[f"w{i}", "x"] for i in range(100)],
+        "valid": [["x"] * 23],  # One full file, `<eos>` being the last word.
+        "test": [["x"] * 24],
+    }
+    files = []  # How many there are whenever a line is read.
 
-    def watched(vocabulary, words):
-      files.append(len(list(tmp_path.rglob("*train*array_record*"))))
-      return encode(vocabulary, words)
+    def lines(split):
+      for line in texts[split]:
+        files.append(len(list(tmp_path.rglob("*train*array_record*"))))
+        yield line
 
-    monkeypatch.setattr(Vocabulary, "encode", watched)
-    corpus = load("text", str(folder), str(tmp_path))
-    expected = " ".join(f"{line} {EOS}" for line in lines).split()
-    assert words_of(corpus, "train") == expected
-    assert words_of(corpus, "valid") == ["x"] * 23 + [EOS]
-    assert words_of(corpus, "test") == ["x"] * 24 + [EOS]
+    corpus = tokenised(Source("of the test", lines), tmp_path)
+    for split, expected in texts.items():
+      assert words_of(corpus, split) == sum(
+          ([*line, EOS] for line in expected), []
+      )
     for split, shards in (("train", 13), ("valid", 1), ("test", 2)):
       paths = list(tmp_path.rglob(f"*-{split}.array_record-*"))
       assert len(paths) == shards  # Of 24 words.
-    assert len(set(files)) == 13
+    counted, written = files[:102], files[102:]
+    assert set(counted) == {0} and len(counted) == len(written)
+    assert len(set(written)) == 13
     assert "tensorflow" not in sys.modules
 
   def test_digests(self, tmp_path, small_records):
@@ -194,80 +196,105 @@ class TestText:
     other = digests("other", "a b c d\n" * 8 + "b a c d\n")
     assert other == first | {"train": other["train"]} != first
 
-  def test_tokenised_once(self, tmp_path, monkeypatch):
+  def test_tokenised_once(self, tmp_path):
     """Until a file or a limit changes."""
     folder = write(
         tmp_path / "text", train__txt="a b", valid__txt="a", test__txt="b"
     )
-    arguments = ("text", str(folder), str(tmp_path))
+    data_dir = tmp_path / "data"
+    arguments = ("text", str(folder), str(data_dir))
     first = load(*arguments)
-    calls = []
-    count = language_modeling.LanguageModeling._count
-    monkeypatch.setattr(
-        language_modeling.LanguageModeling,
-        "_count",
-        lambda self: calls.append(1) or count(self),
-    )
+    files = tokenised_files(data_dir)
     assert load(*arguments).vocabulary == first.vocabulary
-    assert not calls
+    assert tokenised_files(data_dir) == files
     assert len(load(*arguments, vocab_size=3).vocabulary) == 3
+    limited = tokenised_files(data_dir)
+    assert limited.items() > files.items()
     write(folder, train__txt="a c")
     assert load(*arguments).vocabulary != first.vocabulary
-    assert len(calls) == 2
+    assert tokenised_files(data_dir).items() > limited.items()
+
+  def test_tokenised_by_an_older_module(self, tmp_path):
+    """What was tokenised before this package was one is found."""
+    source = Source("of the test", lambda split: iter([["a", split]]))
+    first = tokenised(source, tmp_path)
+    (info,) = tmp_path.rglob("dataset_info.json")
+    facts = json.loads(info.read_text())
+    assert facts["name"] == "text_db2b0fc6b486"
+    assert facts["version"] == "1.2.0"
+    facts["moduleName"] = "tasks.language_modeling"
+    info.write_text(json.dumps(facts))
+    again = tokenised(Source(source.identity, not_read), tmp_path)
+    assert again.digests == first.digests
+    assert again.vocabulary == first.vocabulary
+    assert words_of(again, "valid") == ["a", UNK, EOS]
+
+
+def tokenised(source, data_dir):
+  """Returns the corpus of a source, tokenised if that has not been done."""
+  made = LanguageModeling("text", source, str(data_dir), 0, 1)
+  made.prepare()
+  return made.read()
+
+
+def tokenised_files(data_dir):
+  """Returns the files of tokenised corpora and when they were written."""
+  return {
+      path: path.stat().st_mtime_ns
+      for path in data_dir.rglob("*")
+      if path.is_file() and path.suffix != ".lock"
+  }
+
+
+def not_read(split):
+  raise AssertionError(f"the {split} split is read")
 
 
 def test_started_together(tmp_path):
-  """Two processes find one corpus, which one of them tokenises."""
-  start = tmp_path / "start"
+  """Two processes want one corpus: the second waits and then finds it."""
   program = f"""
-import pathlib, time
-from tasks import language_modeling
-builder = language_modeling.LanguageModeling
-count = builder._count
-def slowly(self):
-  print("tokenises", flush=True)
-  time.sleep(1)
-  return count(self)
-builder._count = slowly
-print("ready", flush=True)
-while not pathlib.Path({str(start)!r}).exists():
-  time.sleep(0.01)
-corpus = language_modeling.load("python", None, {str(tmp_path)!r})
-print(len(corpus.splits["train"]), len(corpus.vocabulary))
+import time
+from tasks.language_modeling import LanguageModeling, Source
+
+def slowly(split):
+  if split == "train":
+    print("tokenises", flush=True)
+    time.sleep(0.5)
+  return iter([["a", split]])
+
+source = Source("of the test", slowly)
+LanguageModeling("text", source, {str(tmp_path)!r}, 0, 1).prepare()
 """
-  runs = [
-      subprocess.Popen(
-          [sys.executable, "-c", program],
-          stdout=subprocess.PIPE,
-          stderr=subprocess.PIPE,
-          text=True,
-      )
-      for _ in range(2)
-  ]
-  for run in runs:
-    assert run.stdout.readline() == "ready\n"
-  start.touch()
-  outputs = []
-  for run in runs:
-    output, errors = run.communicate(timeout=120)
-    assert run.returncode == 0, errors
-    outputs.append(output.splitlines())
-  second, first = sorted(outputs, key=len)
-  assert first == ["tokenises", *second]
+  with subprocess.Popen(
+      [sys.executable, "-c", program],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+  ) as first:
+    assert first.stdout.readline() == "tokenises\n"
+    corpus = tokenised(Source("of the test", not_read), tmp_path)
+    _, errors = first.communicate(timeout=120)
+  assert first.returncode == 0, errors
+  assert words_of(corpus, "train") == ["a", "train", EOS]
 
 
-def test_python_needs_no_files(tmp_path):
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+  return load("python", None, str(tmp_path_factory.mktemp("python")))
+
+
+def test_python_needs_no_files(python, tmp_path):
   corpus = load("python", None, str(tmp_path), min_count=2)
   assert 1000 < len(corpus.vocabulary) < 10_000
+  assert len(corpus.vocabulary) < len(python.vocabulary)
   assert len(corpus.splits["train"]) > 50_000
   assert min(len(corpus.splits[split]) for split in SPLITS) > 1000
   assert {"the", "class", "yield", "."} < set(corpus.vocabulary.words)
 
 
-def test_python_is_not_tested_on_what_it_trains_on(tmp_path):
+def test_python_is_not_tested_on_what_it_trains_on(python):
   """Its topics repeat one another; a few lines are in several by themselves."""
-  corpus = load("python", None, str(tmp_path))
-  lines = {split: long_lines(words_of(corpus, split)) for split in SPLITS}
+  lines = {split: long_lines(words_of(python, split)) for split in SPLITS}
   train = set(lines["train"])
   assert len(train) > 4000
   for split in ("valid", "test"):
@@ -355,21 +382,15 @@ def test_wikitext2(tmp_path):
     load("wikitext103", WIKITEXT2, str(tmp_path))
 
 
-def test_another_tokenises_meanwhile(tmp_path, monkeypatch):
+def test_another_tokenises_meanwhile(tmp_path):
   """Between looking for the tokens and opening them."""
-  folder = write(tmp_path / "files", a__txt="a b c d\n" * 20)
-  arguments = ("text", str(folder), str(tmp_path / "data"))
-  init = language_modeling.LanguageModeling.__init__
-
-  def look_and_wait(self, *args):
-    monkeypatch.undo()
-    init(self, *args)
-    load(*arguments)
-
-  monkeypatch.setattr(
-      language_modeling.LanguageModeling, "__init__", look_and_wait
+  source = Source("of the test", lambda split: iter([["a", split]]))
+  late, early = (
+      LanguageModeling("text", source, str(tmp_path), 0, 1) for _ in range(2)
   )
-  assert words_of(load(*arguments), "test")
+  early.prepare()
+  late.prepare()
+  assert words_of(late.read(), "train") == ["a", "train", EOS]
 
 
 def test_what_a_kill_left_is_cleared_away(tmp_path):
@@ -593,6 +614,44 @@ def test_evaluation_windows(small_records, num_streams, window):
   ]
   for start, stream in zip(starts, streams, strict=True):
     assert len(stream) == np.clip(num_tokens - start, 0, length)
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_perplexity_of_a_split(small_records, window):
+  """Each word counts once, with the state of its stream carried on."""
+  num_tokens, length = 23, 4
+  split = make_split(num_tokens)
+  vocabulary = Vocabulary(
+      [*map(str, range(22)), EOS, UNK], 10 * [20_000] + 14 * [1]
+  )
+  assert len(vocabulary) == 24
+
+  def log_probs(inputs, targets, state):
+    assert inputs.shape == targets.shape == (min(window, length), 3)
+    steps = state["step"] + np.arange(1, 1 + len(inputs))[:, None]  # [T, B]
+    values = -(steps + inputs / 100 + targets / 10_000)
+    return values, {"step": state["step"] + len(inputs)}
+
+  found = perplexity(
+      log_probs, {"step": np.zeros(3)}, split, vocabulary, length, window
+  )
+  place = np.arange(num_tokens)
+  before = np.where(place == 0, vocabulary.eos, place - 1)
+  costs = 1 + place % length + before / 100 + place / 10_000
+  assert found.total() == pytest.approx(np.exp(costs.mean()))
+  assert found.parts() == pytest.approx(
+      {
+          "over_10k": np.exp(costs[:10].mean()),
+          "under_1k": np.exp(costs[10:].mean()),
+      }
+  )
+
+
+def test_perplexity_of_states_of_different_sizes():
+  state = {"a": np.zeros(3), "b": np.zeros(2)}
+  vocabulary = Vocabulary([EOS, UNK], [1, 1])
+  with pytest.raises(ValueError, match=r"leading axis, got sizes \[2, 3\]"):
+    perplexity(None, state, make_split(9), vocabulary, 4, 4)
 
 
 def test_perplexity():

@@ -120,32 +120,63 @@ def test_recorded_batches():
 # What we draw.
 
 
-@pytest.mark.parametrize("name", lte.TASKS)
-def test_answers(name):
-  """100,000 programs of several lengths and nestings, all interpreted."""
+def batches_of(name):
+  """Yields 100,000 programs of several lengths and nestings, with settings."""
   settings = [(1, 1), (5, 2), (6, 3), (8, 4)]
   if not LearnToExecute(name, 1, 1).operations:
     settings = [(length, 1) for length, _ in settings]
   for length, nesting in settings:
     task = LearnToExecute(name, length, nesting)
     for mixed in (False, True):
-      batch, programs, answers = draw(
-          task,
-          100_000 // (2 * len(settings)),
-          Level(length, nesting, mixed),
-          seed=length,
-      )
-      lengths, nestings = set(), set()
-      for program, answer in zip(programs, answers, strict=True):
-        run = interpreter.run(name, program)
-        assert run.answer == answer, program
-        lengths.add(run.length)
-        nestings.add(len(run.operations) or 1)
-      every = (range(1, length + 1), range(1, nesting + 1))
-      expected = every if mixed else ([length], [nesting])
-      assert (lengths, nestings) == tuple(map(set, expected))
-      # What is past the end is padding, and nothing before it is.
-      assert_same(batch, task.encode(programs, answers))
+      level = Level(length, nesting, mixed)
+      numbers = np.arange(100_000 // (2 * len(settings)))
+      yield task, level, task.sample(length, numbers, level)
+
+
+def texts(task, tokens, lengths):
+  """Returns what `task.decode` does, for characters, some times as fast."""
+  assert all(len(task.vocabulary[i]) == 1 for i in np.unique(tokens))
+  characters = np.array([token[0] for token in task.vocabulary])[tokens]
+  rows = characters.view(f"<U{tokens.shape[1]}")[:, 0].tolist()
+  return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
+
+# 'program' is another name for 'all'.
+@pytest.mark.parametrize("name", [x for x in lte.TASKS if x != "program"])
+def test_answers(name):
+  """100,000 programs of several lengths and nestings, all interpreted."""
+  for task, (length, nesting, mixed), batch in batches_of(name):
+    programs = texts(task, batch.inputs, batch.input_lengths)
+    answers = texts(task, batch.targets, batch.target_lengths)
+    lengths, nestings = set(), set()
+    for program, answer in zip(programs, answers, strict=True):
+      run = interpreter.run(name, program)
+      assert run.answer == answer, program
+      lengths.add(run.length)
+      nestings.add(len(run.operations) or 1)
+    every = (range(1, length + 1), range(1, nesting + 1))
+    expected = every if mixed else ([length], [nesting])
+    assert (lengths, nestings) == tuple(map(set, expected))
+    # What is past the end is padding, and nothing before it is.
+    pad = task.vocabulary.index(lte.PAD)
+    for tokens, sizes in (batch[:2], batch[2:]):
+      assert tokens.dtype == sizes.dtype == np.int32
+      past = np.arange(tokens.shape[1]) >= sizes[:, None]
+      np.testing.assert_array_equal(tokens == pad, past)
+    # And the same by the functions for text.
+    few = lte.Batch(*(x[:500] for x in batch))
+    assert task.decode(*few[:2]) == programs[:500]
+    assert task.decode(*few[2:]) == answers[:500]
+    assert_same(few, task.encode(programs[:500], answers[:500]))
+
+
+def test_program_is_all():
+  for program, whole in zip(
+      batches_of("program"), batches_of("all"), strict=True
+  ):
+    assert program[1] == whole[1]
+    assert program[0].vocabulary == whole[0].vocabulary
+    assert_same(program[2], whole[2])
 
 
 @pytest.mark.parametrize("length, nesting", [(2, 1), (3, 2), (4, 3)])
@@ -217,7 +248,7 @@ def assert_uniform(counter, kinds):
 
 
 def test_programs_of_a_seed():
-  """These, in all versions: runs are resumed, and figures compared, by them."""
+  """These, in all versions: runs are resumed, and metrics compared, by them."""
   task = LearnToExecute("program", 3, 2)
   level = Level(3, 2, mixed=True)
   for split, expected in (
@@ -477,6 +508,59 @@ def test_score():
   np.testing.assert_allclose(loss, total / (steps * n), rtol=1e-6)
   assert solved.tolist()[:4] == [0.0, 1.0, 0.0, 1.0]
   assert float(correct[0]) == 0
+
+
+def test_evaluate():
+  """Metrics are of all programs, whatever the batches; errors as resampled."""
+  count = 103
+  task = LearnToExecute("addition", 3)
+  programs = task.sample(0, np.arange(count), split="test")
+  lengths = programs.target_lengths
+  assert len(set(lengths)) > 1
+  random = np.random.default_rng(0)
+  correct = random.integers(1 + lengths).astype(np.float32)
+  solved = (correct == lengths).astype(np.float32)
+  losses = random.uniform(size=count).astype(np.float32)
+
+  def evaluate(batch_size):
+    seen = []
+
+    def score_batch(batch):
+      rows = slice(sum(seen), sum(seen) + len(batch.inputs))
+      seen.append(len(batch.inputs))
+      assert_same(batch, [x[rows] for x in programs])
+      return losses[rows].mean(), jnp.asarray(correct[rows]), solved[rows]
+
+    return lte.evaluate(score_batch, programs, batch_size), seen
+
+  found, sizes = evaluate(40)
+  assert sizes == [40, 40, 23]
+  accuracy = correct.sum() / lengths.sum()
+  assert found == pytest.approx(
+      {
+          "eval_loss": losses.mean(),
+          "eval_character_accuracy": accuracy,
+          "eval_character_accuracy_standard_error": found[
+              "eval_character_accuracy_standard_error"
+          ],
+          "eval_answer_accuracy": solved.mean(),
+          "eval_answer_accuracy_standard_error": (
+              solved.mean() * (1 - solved.mean()) / count
+          )
+          ** 0.5,
+      },
+      rel=1e-6,
+  )
+  assert {type(value) for value in found.values()} == {float}
+  whole, sizes = evaluate(1000)
+  assert sizes == [count]
+  assert whole == pytest.approx(found, rel=1e-6)
+  # The error of a ratio of sums over programs, whose answers differ in length.
+  rows = random.integers(count, size=(4000, count))
+  resampled = correct[rows].sum(axis=1) / lengths[rows].sum(axis=1)
+  assert found["eval_character_accuracy_standard_error"] == pytest.approx(
+      resampled.std(), rel=0.05
+  )
 
 
 # The background thread.

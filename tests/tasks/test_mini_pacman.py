@@ -507,20 +507,20 @@ def slow(*values):
     ],
 )
 def test_statistics_of_random_play(mode, reward, length):
-  figures = rollouts.first_episodes(
+  metrics = rollouts.first_episodes(
       mini_pacman.MiniPacman(mode),
       rollouts.uniform_policy(5),
       4096,
       jax.random.key(11),
   )
-  rollouts.assert_same_mean(figures["return"], *reward)
-  rollouts.assert_same_mean(figures["length"], *length)
+  rollouts.assert_same_mean(metrics["return"], *reward)
+  rollouts.assert_same_mean(metrics["length"], *length)
   if mode == "regular":
     # 0.73 % of 3,000 recorded episodes hit the cap.
-    capped = figures["length"] == 3000
+    capped = metrics["length"] == 3000
     rollouts.assert_same_mean(capped, 0.0073, (0.0073 / 3000) ** 0.5)
     # An order statistic: how many are at most as long as the recorded median.
-    below = figures["length"] <= 42
+    below = metrics["length"] <= 42
     rollouts.assert_same_mean(below, 0.5, 0.5 / 3000**0.5, rounding=0.01)
 
 
@@ -538,17 +538,17 @@ def test_statistics_of_random_play(mode, reward, length):
 )
 def test_statistics_of_standing_still(mode, start_level, reward, length):
   rules = dataclasses.replace(mini_pacman.RULES[mode], start_level=start_level)
-  figures = rollouts.first_episodes(
+  metrics = rollouts.first_episodes(
       mini_pacman.MiniPacman(rules),
       rollouts.constant_policy(STAY),
       4096,
       jax.random.key(12),
   )
-  rollouts.assert_same_mean(figures["length"], *length)
+  rollouts.assert_same_mean(metrics["length"], *length)
   # How many episodes the recorded errors were made from.
-  size = (figures["length"].std() / length[1]) ** 2
+  size = (metrics["length"].std() / length[1]) ** 2
   rollouts.assert_same_mean(
-      figures["return"], reward, size=size, rounding=0.005
+      metrics["return"], reward, size=size, rounding=0.005
   )
 
 

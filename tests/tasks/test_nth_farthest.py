@@ -1,11 +1,14 @@
 """The Nth Farthest sampler."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tasks.nth_farthest import (
+    ORDERS,
     NthFarthest,
     Progress,
     Stage,
@@ -15,10 +18,19 @@ from tasks.nth_farthest import (
 from tests.helpers import golden_vectors
 
 
-def draw(task, count, seed=0):
-  """Returns many sequences and their answers, as NumPy arrays."""
-  keys = jax.random.split(jax.random.key(seed), count)
-  return jax.device_get(jax.jit(jax.vmap(task.sample))(keys))
+# A sampler takes seconds to compile, so tests share what is drawn.
+@functools.cache
+def draw(k, d, count):
+  """Returns many sequences and their answers, by order, as NumPy arrays."""
+
+  @jax.jit
+  def sample(keys):
+    return {
+        order: jax.vmap(NthFarthest(k, d, order).sample)(keys)
+        for order in ORDERS
+    }
+
+  return jax.device_get(sample(jax.random.split(jax.random.key(0), count)))
 
 
 def parts(task, inputs):
@@ -36,22 +48,30 @@ def test_recorded_labels(k, d):
   with np.load(golden_vectors.DIRECTORY / "data_nth_farthest.npz") as file:
     inputs = file[f"inputs_n{k}_f{d}"].astype(np.float32)
     labels = file[f"labels_n{k}_f{d}"]
-  task = NthFarthest(k, d, order="nearest")
-  assert inputs.shape[1:] == (k, task.step_size)
-  np.testing.assert_array_equal(jax.vmap(task.answer)(inputs), labels)
+  nearest = NthFarthest(k, d, order="nearest")
+  assert inputs.shape[1:] == (k, nearest.step_size)
   # Counted from the other end, rank n is rank k - 1 - n.
   flipped = inputs.copy()
   flipped[..., d + 2 * k :] = inputs[..., d + 2 * k :][..., ::-1]
   farthest = NthFarthest(k, d, order="farthest")
-  np.testing.assert_array_equal(jax.vmap(farthest.answer)(flipped), labels)
+
+  @jax.jit
+  def answers(inputs, flipped):
+    return (
+        jax.vmap(nearest.answer)(inputs),
+        jax.vmap(farthest.answer)(flipped),
+    )
+
+  for found in answers(inputs, flipped):
+    np.testing.assert_array_equal(found, labels)
 
 
-@pytest.mark.parametrize("order", ["farthest", "nearest"])
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("k, d", [(2, 1), (5, 3), (8, 16)])
 def test_answers_by_sorting(k, d, order):
   task = NthFarthest(k, d, order)
-  inputs, answers = draw(task, 50)
-  for sequence, answer in zip(inputs, answers, strict=True):
+  inputs, answers = draw(k, d, 200)[order]
+  for sequence, answer in zip(inputs[:50], answers[:50], strict=True):
     points, labels, m, n = parts(task, sequence)
     origin = points[labels.index(m)]
     ranked = sorted(
@@ -67,7 +87,7 @@ def test_answers_by_sorting(k, d, order):
 
 def test_layout():
   task = NthFarthest(5, 3)
-  inputs, answers = draw(task, 200)
+  inputs, answers = draw(5, 3, 200)["farthest"]
   assert inputs.shape == (200, 5, task.step_size)
   assert inputs.dtype == np.float32
   assert answers.dtype == np.int32
@@ -82,18 +102,16 @@ def test_layout():
   )
 
 
-def test_distribution():
-  count = 20_000
-  task = NthFarthest(4, 2)
-  inputs, answers = draw(task, count)
-  # All uniform: within 5 standard errors.
-  one_hot = inputs[..., 2:].reshape(count, 4, 3, 4)
-  error = 5 * np.sqrt(0.25 * 0.75 / count)
-  np.testing.assert_allclose(one_hot.mean(axis=0), 0.25, atol=error)
+def assert_uniform(inputs, answers, k, d):
+  """Asserts that all is uniform, to 5 standard errors."""
+  count = len(inputs)
+  one_hot = inputs[..., d:].reshape(count, k, 3, k)
+  error = 5 * np.sqrt(1 / k * (1 - 1 / k) / count)
+  np.testing.assert_allclose(one_hot.mean(axis=0), 1 / k, atol=error)
   np.testing.assert_allclose(
-      np.bincount(answers, minlength=4) / count, 0.25, atol=error
+      np.bincount(answers, minlength=k) / count, 1 / k, atol=error
   )
-  points = inputs[..., :2]
+  points = inputs[..., :d]
   np.testing.assert_allclose(
       points.mean(axis=0), 0, atol=5 * np.sqrt(1 / 3 / count)
   )
@@ -101,27 +119,25 @@ def test_distribution():
 
 
 @pytest.mark.parametrize("k", [3, 8])
+def test_distribution(k):
+  assert_uniform(*draw(k, 2, 20_000)["farthest"], k, 2)
+
+
+@pytest.mark.parametrize("k", [3, 8])
 def test_plateau_is_what_the_shortcut_reaches(k):
-  count = 20_000
   task = NthFarthest(k, 2)
-  inputs, answers = draw(task, count)
-  random = np.random.default_rng(0)
-  correct = 0
-  for sequence, answer in zip(inputs, answers, strict=True):
-    _, _, m, n = parts(task, sequence)
-    guess = m
-    if n != k - 1:  # Any label but m.
-      guess = (m + random.integers(1, k)) % k
-    correct += guess == answer
-  error = np.sqrt(task.plateau * (1 - task.plateau) / count)
-  assert abs(correct / count - task.plateau) < 4 * error
+  inputs, answers = draw(k, 2, 20_000)["farthest"]
+  m, n = (inputs[:, 0, 2 + i * k :][:, :k].argmax(axis=1) for i in (1, 2))
+  other = np.random.default_rng(0).integers(1, k, size=answers.size)
+  guesses = np.where(n == k - 1, m, (m + other) % k)  # Any label but m.
+  error = np.sqrt(task.plateau * (1 - task.plateau) / answers.size)
+  assert abs(np.mean(guesses == answers) - task.plateau) < 4 * error
 
 
 def test_sample_depends_on_its_key_alone():
-  task = NthFarthest(4, 3)
-  keys = jax.random.split(jax.random.key(7), 6)
-  inputs, answers = jax.vmap(task.sample)(keys)
-  alone, answer = task.sample(keys[4])
+  inputs, answers = draw(5, 3, 200)["farthest"]
+  keys = jax.random.split(jax.random.key(0), 200)
+  alone, answer = jax.jit(NthFarthest(5, 3).sample)(keys[4])
   np.testing.assert_array_equal(inputs[4], alone)
   assert answers[4] == answer
   assert not np.array_equal(inputs[4], inputs[5])
@@ -186,23 +202,29 @@ def test_stage_errors(stage):
     NthFarthest(4, 2).sample_stage(jax.random.key(0), stage)
 
 
-def draw_stage(task, stage, count):
-  """Returns many sequences of a stage, whose numbers are traced."""
-  keys = jax.random.split(jax.random.key(1), count)
-  sample = jax.jit(jax.vmap(task.sample_stage, in_axes=(0, None)))
-  return jax.device_get(sample(keys, jax.tree.map(jnp.int32, stage)))
+@functools.cache
+def stage_sampler(order):
+  """Returns the compiled sampler of the stages of 5 objects in 4 dimensions."""
+  task = NthFarthest(5, 4, order)
+  return jax.jit(jax.vmap(task.sample_stage, in_axes=(0, None)))
 
 
-@pytest.mark.parametrize("order", ["farthest", "nearest"])
+def draw_stage(order, stage):
+  """Returns 20,000 sequences of a stage, whose numbers are traced."""
+  keys = jax.random.split(jax.random.key(1), 20_000)
+  stage = jax.tree.map(jnp.int32, stage)
+  return jax.device_get(stage_sampler(order)(keys, stage))
+
+
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     "stage", [Stage(2, 1, 2), Stage(3, 4, 3), Stage(3, 2, 5), Stage(5, 4, 5)]
 )
 def test_a_stage_is_a_smaller_task_in_the_same_shapes(stage, order):
   """Zeros around fewer objects, coordinates and labels; answers by sorting."""
-  task = NthFarthest(5, 4, order)
   objects, features, labels = stage[:3]
-  inputs, answers = draw_stage(task, stage, 200)
-  assert inputs.shape == (200, 5, task.step_size)
+  inputs, answers = (x[:200] for x in draw_stage(order, stage))
+  assert inputs.shape == (200, 5, NthFarthest(5, 4).step_size)
   assert np.all(inputs[:, objects:] == 0)
   shown = inputs[:, :objects]
   assert np.all(shown[..., features:4] == 0)
@@ -229,19 +251,8 @@ def test_a_stage_is_a_smaller_task_in_the_same_shapes(stage, order):
 
 
 def test_the_whole_task_is_a_stage():
-  task = NthFarthest(4, 3)
-  inputs, answers = draw_stage(task, task.whole, 20_000)
-  one_hot = inputs[..., 3:].reshape(-1, 4, 3, 4)
-  error = 5 * np.sqrt(0.25 * 0.75 / 20_000)
-  np.testing.assert_allclose(one_hot.mean(axis=0), 0.25, atol=error)
-  np.testing.assert_allclose(
-      np.bincount(answers, minlength=4) / 20_000, 0.25, atol=error
-  )
-  points = inputs[..., :3]
-  np.testing.assert_allclose(
-      points.mean(axis=0), 0, atol=5 * np.sqrt(1 / 3 / 20_000)
-  )
-  np.testing.assert_allclose(points.var(axis=0), 1 / 3, atol=0.02)
+  whole = NthFarthest(5, 4).whole
+  assert_uniform(*draw_stage("farthest", whole), 5, 4)
 
 
 def test_stages_are_read_and_end_with_the_whole_task():
@@ -321,13 +332,13 @@ def test_a_stage_may_have_a_threshold_of_its_own():
   curriculum = StageCurriculum(
       NthFarthest(4, 2), parse_stages(["3x1@0.5", "3x2"]), threshold=0.9
   )
-  progress, began = curriculum.initial(1), []
-  for update in range(1, 80):
-    before = progress.stage
-    progress = curriculum.advance(progress, jnp.float32(1), jnp.float32(1))
-    if progress.stage != before:
-      began.append(update)
-  assert began == [14, 14 + 45]
+
+  def advance(progress, _):
+    following = curriculum.advance(progress, jnp.float32(1), jnp.float32(1))
+    return following, following.stage != progress.stage
+
+  _, rises = jax.lax.scan(advance, curriculum.initial(1), length=79)
+  assert (1 + np.flatnonzero(rises)).tolist() == [14, 14 + 45]
 
 
 def test_review_draws_from_the_stages_before():
