@@ -1,26 +1,25 @@
 """Pictures of runs, and the programs that make them."""
 
+import contextlib
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rmc import StepInfo, training
 from scripts import plot_runs
 from scripts.lib import plots, program, runs
 from tasks.nth_farthest import NthFarthest
-from tests.helpers.programs import ROOT, parsed, run
+from tests.helpers.in_process import exit_of
+from tests.helpers.programs import ROOT, run
 
 
 def make_run(path, seed, accuracies, core="rmc", steps=9, size=4):
-  """Writes what the figures read of a run."""
+  """Writes the files of a run that plots read."""
   path.mkdir(parents=True)
   (path / "flags.txt").write_text(
       f"--core={core}\n--seed={seed}\n--steps={steps}\n--head_size={size}\n"
@@ -163,14 +162,13 @@ def test_plot_runs(tmp_path):
   assert result.returncode == 0, result.stderr
   assert output.read_bytes()[:4] == b"\x89PNG"
 
-  result = run("scripts.plot_runs", *runs, "--output=no/such/folder.png")
-  assert result.returncode == 2
-  assert "in a folder that exists" in result.stderr
-
-  result = run("scripts.plot_runs", tmp_path / "nothing")
-  assert result.returncode == 2
-  assert result.stderr.count("\n") == 1
-  assert "nothing has no report" in result.stderr
+  for arguments, message in (
+      ([*runs, "--output=no/such/folder.png"], "in a folder that exists"),
+      ([tmp_path / "nothing"], "nothing has no report"),
+  ):
+    status, _, err = exit_of(plot_runs, *arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
 
 
 def make_language_model(path, seed, perplexities):
@@ -180,7 +178,7 @@ def make_language_model(path, seed, perplexities):
   last = {f"test_perplexity_unroll_{n}": p for n, p in perplexities.items()}
   records = [
       {"step": 5, "loss": 6.0},
-      # The end of the run before --steps and --eval_unroll were others.
+      # The end of the run before --steps and the intervals were others.
       {"step": 7, "test_perplexity": 150.0, "test_perplexity_unroll_7": 190.0},
       {"step": 9, "test_perplexity": 100.0, **last},
       {"step": 11, "valid_perplexity": 90.0},
@@ -189,7 +187,7 @@ def make_language_model(path, seed, perplexities):
   return path
 
 
-def test_perplexity_by_unroll(tmp_path, monkeypatch):
+def test_perplexity_by_reset_interval(tmp_path, monkeypatch):
   drawn = []
 
   def save(figure, path, **kwargs):
@@ -202,25 +200,22 @@ def test_perplexity_by_unroll(tmp_path, monkeypatch):
       make_language_model(tmp_path / "a", 0, {100: 102.0, 25: 120.0}),
       make_language_model(tmp_path / "b", 1, {25: 124.0, 100: 104.0}),
   ]
-  plots.perplexity_by_unroll({"rmc": runs}, tmp_path / "c.png")
+  plots.perplexity_by_reset_interval({"rmc": runs}, tmp_path / "c.png")
   assert drawn == [[[25, 22], [100, 3]]]
 
 
-def test_plot_runs_by_unroll(tmp_path):
+@pytest.mark.parametrize("kind", ["reset_interval", "unroll"])
+def test_plot_runs_by_reset_interval(tmp_path, kind):
+  """The kind has an old name too."""
   workdir = make_language_model(tmp_path / "a", 0, {25: 120.0})
-  output = tmp_path / "unroll.png"
-  result = run(
-      "scripts.plot_runs", workdir, "--kind=unroll", f"--output={output}"
-  )
-  assert result.returncode == 0, result.stderr
-  assert output.read_bytes()[:4] == b"\x89PNG"
+  arguments = (f"--kind={kind}", f"--output={tmp_path / 'interval.png'}")
+  status, out, err = exit_of(plot_runs, workdir, *arguments)
+  assert (status, out, err) == (0, f"{tmp_path / 'interval.png'}\n", "")
+  assert (tmp_path / "interval.png").read_bytes()[:4] == b"\x89PNG"
   other = make_run(tmp_path / "b", 0, [0.2])
-  result = run(
-      "scripts.plot_runs", other, "--kind=unroll", f"--output={output}"
-  )
-  assert result.returncode == 2
-  assert result.stderr.count("\n") == 1
-  assert "--eval_unroll" in result.stderr
+  status, _, err = exit_of(plot_runs, other, *arguments)
+  assert (status, err.count("\n")) == (2, 1)
+  assert "--eval_reset_intervals" in err
 
 
 def make_grid(path, **lstm):
@@ -233,7 +228,7 @@ def make_grid(path, **lstm):
 
 
 def test_metric_by_flags(tmp_path, monkeypatch):
-  """Last figures: their mean, least and most; numbers in their order."""
+  """Last metrics: their mean, least and most; numbers in their order."""
   drawn = {}
 
   def save(figure, path, **kwargs):
@@ -260,7 +255,7 @@ def test_metric_by_flags(tmp_path, monkeypatch):
   assert drawn["labels"] == ["core=lstm head_size=7", "core=rmc head_size=4"]
 
 
-def test_equal_figures_have_no_spread(tmp_path):
+def test_equal_metrics_have_no_spread(tmp_path):
   """The mean of three times 0.1 is not 0.1."""
   grid = [make_run(tmp_path / f"{i}", i, [0.1]) for i in range(3)]
   assert np.mean([0.1] * 3) > 0.1
@@ -272,26 +267,31 @@ def test_equal_figures_have_no_spread(tmp_path):
 def test_plot_runs_by_flags(tmp_path):
   grid = make_grid(tmp_path)
   output = tmp_path / "grid.png"
-  with parsed("--kind=flags", "--across=steps", f"--output={output}"):
-    plot_runs.main(grid[:3])
+  status, _, err = exit_of(
+      plot_runs,
+      *grid[:3],
+      *("--kind=flags", "--across=steps", f"--output={output}"),
+  )
+  assert (status, err) == (0, "")
   assert output.read_bytes()[:4] == b"\x89PNG"
   for workdir in grid:
     (workdir / "summary.json").write_text('{"step": 10, "kind": "cpu"}')
   for arguments, message in (
-      (["--across=steps"], r"differ in more than --seed and --steps: --core="),
+      (["--across=steps"], "differ in more than --seed and --steps: --core="),
       (["--across=heads"], "has no line --heads="),
       (["--across=steps", "--by=core", "--metric=loss"], "has no last 'loss'"),
       (["--across=steps", "--by=core", "--metric=kind"], "number, got 'cpu'"),
       (["--by=core"], "--kind=flags must come with --across"),
-      (["--kind=unroll", "--across=core"], "must come with --across"),
+      (["--kind=reset_interval", "--across=core"], "must come with --across"),
       (["--across=core", "--x=step"], "--x is for --kind=learning_curves"),
-      (["--kind=unroll", "--metric=loss"], "--metric is not for --kind=unroll"),
+      (
+          ["--kind=reset_interval", "--metric=loss"],
+          "--metric is not for --kind=reset_interval",
+      ),
   ):
-    with (
-        parsed("--kind=flags", *arguments),
-        pytest.raises(program.UsageError, match=message),
-    ):
-      plot_runs.main(grid)
+    status, _, err = exit_of(plot_runs, *grid, "--kind=flags", *arguments)
+    assert (status, err.count("\n")) == (2, 1)
+    assert message in err
 
 
 def test_a_boolean_flag_has_two_values(tmp_path):
@@ -322,58 +322,6 @@ def test_runs_are_grouped_by_flags(tmp_path):
   path = workdirs[1] / "flags.txt"
   path.write_text("".join(reversed(path.read_text().splitlines(True))))
   assert runs.group(workdirs[:2]) == {"a": workdirs[:2]}
-
-
-def test_demo_refuses_wrong_flags(tmp_path):
-  result = run("scripts.demo", f"--demo_dir={tmp_path}", "--cores=gru")
-  assert result.returncode == 2
-  assert result.stderr.count("\n") == 1
-  assert "--cores=gru must be a list of ['dnc', 'entnet'" in result.stderr
-  result = run("scripts.demo", f"--demo_dir={tmp_path}", "--seeds=")
-  assert result.returncode == 2
-  assert "--seeds= must be a list of numbers from 0" in result.stderr
-
-
-def test_ctrl_c_of_a_demo_saves(tmp_path):
-  """The terminal sends the signal to the training program too."""
-  # Whoever runs the tests may ignore it, which a new program inherits; one that
-  # is handled it begins with by default, and JAX warns of forks (preexec_fn).
-  handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-  demo = subprocess.Popen(
-      [sys.executable, "-m", "scripts.demo", f"--demo_dir={tmp_path}"],
-      cwd=ROOT,
-      start_new_session=True,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-  )
-  signal.signal(signal.SIGINT, handler)
-  metrics = tmp_path / "rmc_seed0/metrics.jsonl"
-  while demo.poll() is None and not (metrics.exists() and metrics.read_text()):
-    time.sleep(0.1)
-  os.killpg(demo.pid, signal.SIGINT)
-  _, err = demo.communicate(timeout=120)
-  assert demo.returncode == 128 + signal.SIGINT, err
-  assert "and saved; run the same command again to go on" in err
-  assert "Traceback" not in err
-  assert training.latest_step(tmp_path / "rmc_seed0") >= 50
-
-
-@pytest.mark.slow
-def test_demo(tmp_path):
-  """The whole demo: the RMC learns what the LSTM does not."""
-  result = run("scripts.demo", f"--demo_dir={tmp_path}")
-  assert result.returncode == 0, result.stderr
-  summaries = {
-      core: json.loads((tmp_path / f"{core}_seed0/summary.json").read_text())
-      for core in ("rmc", "lstm")
-  }
-  assert summaries["rmc"]["eval_accuracy"] >= 0.9
-  assert abs(summaries["lstm"]["eval_accuracy"] - 2 / 3) < 0.02
-  assert summaries["lstm"]["parameters"] >= summaries["rmc"]["parameters"]
-  assert (tmp_path / "learning_curves.png").exists()
-  assert (tmp_path / "rmc_seed0/attention.png").exists()
-  assert "without comparing distances one reaches 0.667" in result.stdout
 
 
 def test_a_curve_marks_where_stages_begin(tmp_path, monkeypatch):
@@ -415,9 +363,14 @@ def test_attention_of_three_sequences(tmp_path, monkeypatch):
   task = NthFarthest(3, 2)
   weights = np.random.default_rng(0).uniform(size=(3, 3, 2, 4, 5))
   guesses, asked, drawn = [2, 0, 1], [], []
+  state = training.init_state(
+      {"linear": {"b": jnp.arange(3.0)}}, optax.sgd(0.1), jax.random.key(0)
+  )
+  with contextlib.closing(training.Checkpointer(tmp_path)) as checkpointer:
+    checkpointer.save(training.to_numpy(state), {})
 
   def inspect(params, inputs):
-    del params
+    np.testing.assert_array_equal(params["linear"]["b"], [0, 1, 2])
     asked.append(np.asarray(inputs))
     return np.eye(3)[guesses], StepInfo(None, None, (weights, 1 - weights))
 
@@ -425,7 +378,6 @@ def test_attention_of_three_sequences(tmp_path, monkeypatch):
     del path, kwargs
     drawn.extend(figure.axes[:9])
 
-  monkeypatch.setattr(training, "load_params", lambda workdir: {})
   monkeypatch.setattr(plots.Figure, "savefig", save)
   plots.nth_farthest_attention(tmp_path, task, inspect, tmp_path / "a.png")
   (inputs,) = asked
