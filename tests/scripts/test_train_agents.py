@@ -77,8 +77,11 @@ def test_resumed_run_is_the_same(train, tmp_path):
   names |= {"return", "return_standard_error", "solved", "timeout_1"}
   names |= {"eval_return", "eval_return_standard_error", "eval_distractor"}
   assert names <= figures.keys()
+  path = tmp_path / "whole" / "summary.json"
+  with parsed(f"--workdir={tmp_path / 'whole'}", preset("box_world/smoke")):
+    agent_flags.report(json.loads(path.read_text()))
   assert (tmp_path / "whole" / "learning_curve.png").exists()
-  summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+  summary = json.loads(path.read_text())
   # Both are rounded.
   assert summary["environment_steps_per_second"] == pytest.approx(
       8 * 5 * summary["steps_per_second"], abs=0.1
