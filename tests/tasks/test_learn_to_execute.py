@@ -514,3 +514,36 @@ def test_prefetcher_passes_errors_on():
     prefetcher(2)
   with pytest.raises(ValueError, match="must not end"):
     Prefetcher(lambda step, setting: iter([]))(0)
+
+
+def test_evaluate():
+  """Accuracies and standard errors of parts that do not divide evenly."""
+  random = np.random.default_rng(0)
+  count = 2 * 1280 + 100
+  lengths = random.integers(1, 5, size=count).astype(np.int32)
+  correct = random.binomial(lengths, 0.8).astype(np.float32)
+  places = np.arange(count)
+  test = lte.Batch(places, lengths, places, lengths)
+
+  def score_batch(part):
+    found = correct[part.inputs]
+    solved = (found == part.target_lengths).astype(np.float32)
+    return np.mean(found), found, solved
+
+  found = lte.evaluate(score_batch, test, 1280)
+  np.testing.assert_allclose(found["eval_loss"], correct.mean(), rtol=1e-6)
+  accuracy = correct.sum() / lengths.sum()
+  np.testing.assert_allclose(found["eval_character_accuracy"], accuracy)
+  solved = correct == lengths
+  np.testing.assert_allclose(found["eval_answer_accuracy"], solved.mean())
+  # The spread over samples of programs drawn with replacement.
+  draws = random.integers(count, size=(2000, count))
+  ratios = correct[draws].sum(axis=1) / lengths[draws].sum(axis=1)
+  np.testing.assert_allclose(
+      found["eval_character_accuracy_standard_error"], ratios.std(), rtol=0.1
+  )
+  np.testing.assert_allclose(
+      found["eval_answer_accuracy_standard_error"],
+      solved[draws].mean(axis=1).std(),
+      rtol=0.1,
+  )
