@@ -1,5 +1,6 @@
 """The environments behind dm_env and Gymnasium."""
 
+import functools
 import itertools
 
 from absl.testing import absltest
@@ -13,19 +14,50 @@ import pytest
 
 from tasks.environments import adapters, box_world, interface, mini_pacman
 
-IDS = pytest.mark.parametrize("name", ["rmc/MiniPacman-v0", "rmc/BoxWorld-v0"])
+pytestmark = pytest.mark.usefixtures("compiled_once")
+SETTINGS = {
+    "rmc/MiniPacman-v0": {"rules": "rush"},
+    "rmc/BoxWorld-v0": {"max_steps": 5},
+}
+IDS = pytest.mark.parametrize("name", SETTINGS)
 
 
+@functools.cache
+def registered(name):
+  """Returns the environment that is registered, with `SETTINGS`."""
+  if "Box" in name:
+    return box_world.BoxWorld(**SETTINGS[name])
+  return mini_pacman.MiniPacman(**SETTINGS[name])
+
+
+# JAX keeps what it compiles for an environment as long as a wrapper lives.
+_KEPT = []
+
+
+def keep(wrapped):
+  _KEPT.append(wrapped)
+  return wrapped
+
+
+@functools.cache
 def short_pacman():
   """Returns an environment with episodes of ten steps."""
   return mini_pacman.MiniPacman(mini_pacman.Rules(frame_cap=10))
+
+
+@functools.cache
+def short_box_world():
+  """Returns an environment with episodes of ten steps."""
+  return box_world.BoxWorld(
+      grid_size=8, solution_length=[1], num_forward=[0], max_steps=9
+  )
 
 
 class MiniPacmanConformanceTest(
     test_utils.EnvironmentTestMixin, absltest.TestCase
 ):
   def make_object_under_test(self):
-    return adapters.to_dm_env(short_pacman(), seed=1)
+    return keep(adapters.to_dm_env(short_pacman(), seed=1))
 
   def make_action_sequence(self):
     return itertools.islice(itertools.cycle(range(5)), 40)
@@ -35,10 +67,7 @@ class BoxWorldConformanceTest(
     test_utils.EnvironmentTestMixin, absltest.TestCase
 ):
   def make_object_under_test(self):
-    env = box_world.BoxWorld(
-        grid_size=8, solution_length=[1], num_forward=[0], max_steps=9
-    )
-    return adapters.to_dm_env(env, seed=1)
+    return keep(adapters.to_dm_env(short_box_world(), seed=1))
 
   def make_action_sequence(self):
     return itertools.islice(itertools.cycle(range(4)), 40)
@@ -46,14 +75,14 @@ class BoxWorldConformanceTest(
 
 def test_dm_env_plays_as_the_environment_does():
   env = short_pacman()
-  wrapped = adapters.to_dm_env(env, seed=5)
-  state, first = env.reset(jax.random.split(jax.random.PRNGKey(5))[1])
+  wrapped = keep(adapters.to_dm_env(env, seed=5))
+  reset, step = jax.jit(env.reset), jax.jit(env.step)
+  state, first = reset(jax.random.split(jax.random.PRNGKey(5))[1])
   timestep = wrapped.step(0)  # Before any reset: the first step.
   assert timestep.first() and timestep.reward is timestep.discount is None
   np.testing.assert_array_equal(timestep.observation, first.observation)
-  step = jax.jit(env.step)
   for action in [0, 1, 2, 3, 4] * 5:
-    state, expected = step(state, action)
+    state, expected = step(state, np.int32(action))
     timestep = wrapped.step(action)
     assert timestep.step_type == dm_env.StepType(int(expected.step_type))
     if not timestep.first():
@@ -68,7 +97,7 @@ def test_dm_env_plays_as_the_environment_does():
 
 @IDS
 def test_gymnasium_check(name):
-  env = gymnasium.make(name, render_mode="rgb_array")
+  env = gymnasium.make(name, render_mode="rgb_array", **SETTINGS[name])
   env_checker.check_env(env.unwrapped)
   env.reset(seed=3)
   assert env.render().dtype == np.uint8
@@ -84,14 +113,13 @@ def test_settings_reach_the_environment(name):
 
 @IDS
 def test_vector_environment_plays_as_single_ones(name):
-  settings = {"max_steps": 5} if "Box" in name else {"rules": "rush"}
   vector = gymnasium.make_vec(
-      name, num_envs=2, render_mode="rgb_array", **settings
+      name, num_envs=2, render_mode="rgb_array", **SETTINGS[name]
   )
   assert vector.metadata["autoreset_mode"] == (
       gymnasium.vector.AutoresetMode.NEXT_STEP
   )
-  singles = [gymnasium.make(name, **settings).unwrapped for _ in range(2)]
+  singles = [adapters.to_gymnasium(registered(name)) for _ in range(2)]
   observations, _ = vector.reset(seed=20)
   for i, single in enumerate(singles):
     np.testing.assert_array_equal(observations[i], single.reset(seed=20 + i)[0])
@@ -130,12 +158,14 @@ def test_terminated_and_truncated():
       state, timestep = super().step(state, action)
       return state, timestep._replace(discount=np.float32(1))
 
-  rules = mini_pacman.Rules(frame_cap=1)
-  for cls, flags in ((mini_pacman.MiniPacman, [True, False]),
-                     (Truncating, [False, True])):  # fmt: skip
-    env = adapters.to_gymnasium(cls(rules))
-    env.reset(seed=0)
-    assert list(env.step(0)[2:4]) == flags
+  for env, flags in (
+      (short_pacman(), [True, False]),
+      (Truncating(short_pacman().rules), [False, True]),
+  ):
+    wrapped = keep(adapters.to_gymnasium(env))
+    wrapped.reset(seed=0)
+    steps = [list(wrapped.step(0)[2:4]) for _ in range(10)]
+    assert steps == [[False, False]] * 9 + [flags]
 
 
 @pytest.mark.parametrize("action", [-1, 5, 1.0, [1]])
@@ -144,11 +174,11 @@ def test_illegal_actions(action):
   message = r"action must hold integers from 0 to 4 in the shape \(\)"
   with pytest.raises(ValueError, match=message):
     adapters.to_dm_env(env).step(action)
-  single = adapters.to_gymnasium(env)
+  single = keep(adapters.to_gymnasium(env))
   single.reset(seed=0)
   with pytest.raises(ValueError, match=message):
     single.step(action)
-  vector = adapters.to_gymnasium(env, num_envs=2)
+  vector = keep(adapters.to_gymnasium(env, num_envs=2))
   vector.reset(seed=0)
   with pytest.raises(ValueError, match=r"0 to 4 in the shape \(2,\)"):
     vector.step(np.array([0, action], dtype=object))

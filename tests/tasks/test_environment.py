@@ -25,8 +25,10 @@ def make(name):
   return mini_pacman.MiniPacman(rules)
 
 
-def rollout(env, length):
-  """Returns a function from a key and actions [T] to states and steps [T]."""
+@functools.cache
+def rollout(name):
+  """Returns a function from a key and actions [T] to the first step and all."""
+  env = make(name)
 
   def run(key, actions):
     def step(state, action):
@@ -34,115 +36,116 @@ def rollout(env, length):
       return state, (state, timestep)
 
     state, first = env.reset(key)
-    return first, jax.lax.scan(step, state, actions, length=length)[1]
+    return first, jax.lax.scan(step, state, actions)[1]
 
   return run
+
+
+def example(tree, i):
+  """Returns example i of a tree of arrays, keys as their data."""
+  return jax.tree.map(lambda x: x[i], in_numpy(tree))
+
+
+def in_numpy(tree):
+  return jax.tree.map(
+      lambda x: np.asarray(
+          jax.random.key_data(x)
+          if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+          else x
+      ),
+      tree,
+  )
+
+
+def assert_same(actual, expected):
+  for x, y in zip(
+      jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+  ):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
 
 
 ENVIRONMENTS = pytest.mark.parametrize("name", ["box_world", "mini_pacman"])
 
 
-@ENVIRONMENTS
-def test_same_episodes_with_one_environment_or_a_thousand(name):
-  env = make(name)
-  length = 40
-  # Keys of either kind; the other tests use those of the old one.
+@functools.cache
+def thousand(name):
+  """Returns keys, actions, the function that plays them, and what it returns.
+
+  Its programs take seconds to compile, so the tests share it.
+  """
+  # Keys of either kind.
   key = jax.random.key(7) if name == "box_world" else jax.random.PRNGKey(7)
   keys = jax.random.split(key, 1000)
   actions = jax.random.randint(
-      jax.random.key(8), [1000, length], 0, env.num_actions
+      jax.random.key(8), [1000, 40], 0, make(name).num_actions, jnp.int32
   )
-  run = rollout(env, length)
-  many = jax.jit(jax.vmap(run))(keys, actions)
-  one, alone = jax.jit(jax.vmap(run)), jax.jit(run)
-  ended = np.asarray(many[1][1].step_type == LAST).sum(1)
+  play = jax.jit(jax.vmap(rollout(name)))
+  return keys, actions, play, in_numpy(play(keys, actions))
+
+
+@ENVIRONMENTS
+def test_same_episodes_with_one_environment_or_a_thousand(name):
+  keys, actions, play, many = thousand(name)
+  ended = (many[1][1].step_type == LAST).sum(1)
   assert ended.min() >= 1 and ended.max() >= 3
-  values = jax.tree.map(
-      lambda x: jax.random.key_data(x)
-      if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-      else x,
-      many,
-  )
+  alone = jax.jit(rollout(name))
   for i in (0, 313, 999):
-    for few in (
-        jax.tree.map(lambda x: x[0], one(keys[i : i + 1], actions[i : i + 1])),
-        alone(keys[i], actions[i]),
-    ):
-      jax.tree.map(
-          lambda x, y: np.testing.assert_array_equal(
-              x[i],  # noqa: B023
-              jax.random.key_data(y)
-              if jnp.issubdtype(y.dtype, jax.dtypes.prng_key)
-              else y,
-          ),
-          values,
-          few,
-      )
+    expected = example(many, i)
+    assert_same(example(play(keys[i : i + 1], actions[i : i + 1]), 0), expected)
+    assert_same(in_numpy(alone(keys[i], actions[i])), expected)
 
 
 @ENVIRONMENTS
 def test_episodes_follow_one_another(name):
-  env = make(name)
-  key = jax.random.PRNGKey(3)
-  actions = jnp.zeros([64, 60], jnp.int32)
-  firsts, (states, steps) = jax.jit(jax.vmap(rollout(env, 60)))(
-      jax.random.split(key, 64), actions
-  )
+  keys, actions, play, (firsts, (states, steps)) = thousand(name)
   assert (firsts.step_type == FIRST).all()
   assert (firsts.reward == 0).all() and (firsts.discount == 1).all()
-  types = np.asarray(steps.step_type)
+  types = steps.step_type
   # FIRST comes after LAST and nowhere else, and nothing is earned with it.
   np.testing.assert_array_equal(types[:, 1:] == FIRST, types[:, :-1] == LAST)
-  assert (np.asarray(steps.reward)[types == FIRST] == 0).all()
+  assert (steps.reward[types == FIRST] == 0).all()
   np.testing.assert_array_equal(steps.discount, (types != LAST) * 1.0)
-  assert (np.asarray(states.frame)[types == FIRST] == 0).all()
+  assert (states.frame[types == FIRST] == 0).all()
   # An action is ignored where an episode begins.
-  last = jax.tree.map(lambda x: x[types == LAST][0], states)
-  step = jax.jit(env.step)
-  outcomes = [step(last, action) for action in range(env.num_actions)]
-  for outcome in outcomes:
-    jax.tree.map(np.testing.assert_array_equal, outcome, outcomes[0])
+  others = jnp.where(types == FIRST, actions + 1, actions)
+  others %= make(name).num_actions
+  assert (others != actions).sum() == (types == FIRST).sum() > 0
+  assert_same(in_numpy(play(keys, others)), (firsts, (states, steps)))
   # Levels differ, between environments and from episode to episode.
-  looks = np.asarray(steps.observation)[types == FIRST]
+  looks = steps.observation[:64][types[:64] == FIRST]
   assert len(np.unique(looks.reshape(len(looks), -1), axis=0)) > len(looks) / 2
 
 
 @ENVIRONMENTS
 def test_devices_play_as_one(name):
-  env = make(name)
-  keys = jax.random.split(jax.random.PRNGKey(9), 40)
-  actions = jnp.ones([40, 20], jnp.int32)
-  run = jax.vmap(rollout(env, 20))
+  keys, actions, _, many = thousand(name)
   devices = jax.local_device_count()
   assert devices == 8
-  split = lambda x: x.reshape(devices, -1, *x.shape[1:])  # noqa: E731
-  spread = jax.pmap(run)(split(keys), split(actions))
-  together = jax.jit(run)(keys, actions)
-  jax.tree.map(
-      lambda x, y: np.testing.assert_array_equal(x, split(y)), spread, together
+  split = lambda x: x.reshape(devices, 5, *x.shape[1:])  # noqa: E731
+  spread = jax.pmap(jax.vmap(rollout(name)))(
+      split(keys[:40]), split(actions[:40])
   )
+  together = jax.tree.map(lambda x: split(x[:40]), many)
+  assert_same(in_numpy(spread), together)
 
 
 @ENVIRONMENTS
 def test_double_precision_changes_nothing(name):
-  keys = jax.random.split(jax.random.PRNGKey(5), 8)
-  actions = jnp.arange(8 * 20, dtype=jnp.int32).reshape(8, 20)
-  actions %= make(name).num_actions
-  single = jax.jit(jax.vmap(rollout(make(name), 20)))(keys, actions)
-  # Their indices are then of both types.
+  keys, actions, _, many = thousand(name)
+  # Indices are then of both types.
   with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-    double = jax.jit(jax.vmap(rollout(make(name), 20)))(keys, actions)
-  for x, y in zip(*map(jax.tree.leaves, (single, double)), strict=True):
-    assert x.dtype == y.dtype
-    np.testing.assert_array_equal(x, y)
+    double = jax.jit(jax.vmap(rollout(name)))(keys[:8], actions[:8])
+  assert_same(in_numpy(double), jax.tree.map(lambda x: x[:8], many))
 
 
 @ENVIRONMENTS
 def test_types_of_what_is_returned(name):
   env = make(name)
+  key = jax.random.key(0)
   for call in (
-      lambda: env.reset(jax.random.key(0)),
-      lambda: env.step(env.reset(jax.random.key(0))[0], 1),
+      lambda: env.reset(key),
+      lambda: env.step(env.reset(key)[0], 1),
   ):
     _, timestep = jax.eval_shape(call)
     assert timestep.step_type == jax.ShapeDtypeStruct([], jnp.int32)
@@ -151,13 +154,16 @@ def test_types_of_what_is_returned(name):
     assert timestep.observation == jax.ShapeDtypeStruct(
         env.observation_shape, jnp.float32
     )
-  state, _ = env.reset(jax.random.key(0))
+  state, _ = jax.eval_shape(env.reset, key)
   following, timestep = jax.eval_shape(env.step, state, jnp.int32(1))
   assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
       lambda x: (x.shape, x.dtype), following
   )
-  image = env.pixels(state)
-  assert image.min() >= 0 and image.max() <= 1
+  _, _, _, (_, (states, _)) = thousand(name)
+  last = jax.tree.map(lambda x: x[:, -1], states)
+  images = jax.jit(jax.vmap(env.pixels))(last)
+  assert images.shape[-1] == 3 and images.dtype == jnp.float32
+  assert images.min() >= 0 and images.max() <= 1
 
 
 def halving(calls=None):
