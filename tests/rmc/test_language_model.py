@@ -104,7 +104,7 @@ def test_loss(softmax):
 
 @pytest.mark.parametrize("which", ["embedding_dropout", "output_dropout"])
 def test_dropout_depends_on_the_example_alone(which):
-  """An example's figures are the same among others, and with other keys not."""
+  """An example's numbers are the same among others, and with other keys not."""
   tokens, targets = draw_words()
   rates = {"embedding_dropout": 0.0, "output_dropout": 0.0} | {which: 0.5}
   keys = jax.random.split(jax.random.key(0), BATCH)
@@ -124,30 +124,59 @@ def test_dropout_depends_on_the_example_alone(which):
   np.testing.assert_array_equal(without, none)
 
 
-def test_the_two_dropouts(monkeypatch):
-  """That of embeddings alone has a rate by default; each has its own mask."""
-  seen, dropout = [], rmc.networks._dropout
+class Echo(hk.RNNCore):
+  """Puts out what it is given."""
 
-  def watched(x, rate, keys, number):
-    seen.append((rate, number))
-    return dropout(x, rate, keys, number)
+  def initial_state(self, batch_size):
+    return jnp.zeros([] if batch_size is None else [batch_size])
 
-  monkeypatch.setattr(rmc.networks, "_dropout", watched)
-  keys = jax.random.split(jax.random.key(0), BATCH)
-  draw_params(call(keys), *draw_words())
-  (embedding, first), (output, second) = seen
-  assert (embedding, output) == (0.5, 0.0)
-  assert first != second
+  def __call__(self, inputs, state):
+    return inputs, state
+
+
+class Ones:
+  """Embeds each word as ones, and returns what it is given to project."""
+
+  embedding_size = 100
+
+  def embed(self, tokens):
+    return jnp.ones([*tokens.shape, self.embedding_size])
+
+  def log_probs(self, outputs, targets):
+    del targets
+    return outputs
+
+
+def dropped(**rates):
+  """Returns ones, [50, 4, 100], after the dropout of a model."""
+
+  def fn(tokens, keys):
+    model = rmc.LanguageModel(Echo, Ones, output_projection=False, **rates)
+    return model(tokens, tokens, model.initial_state(4), keys)[0]
+
+  keys = jax.random.split(jax.random.key(0), 4)
+  return apply(fn, {}, np.zeros([50, 4], np.int32), keys)
+
+
+def test_embeddings_alone_are_dropped_by_default():
+  """At a rate of a half, by the mask that the rate alone gives."""
+  by_default = dropped()
+  np.testing.assert_allclose(np.unique(by_default), [0, 2])
+  expected = dropped(embedding_dropout=0.5, output_dropout=0.0)
+  np.testing.assert_array_equal(by_default, expected)
 
 
 def test_dropout_rate():
-  """Entries are left out at the rate, the rest is scaled up to the mean."""
-  keys = jax.random.split(jax.random.key(0), 4)
-  dropped = rmc.networks._dropout(jnp.ones([50, 4, 100]), 0.2, keys, 0)
-  np.testing.assert_allclose(np.unique(dropped), [0, 1.25])
-  np.testing.assert_allclose(np.mean(dropped == 0, axis=(0, 2)), 0.2, atol=0.02)
-  other = rmc.networks._dropout(jnp.ones([50, 4, 100]), 0.2, keys, 1)
-  assert 0.25 < np.mean(dropped != other) < 0.4
+  """Entries are left out at the rate, the rest is scaled up to the mean.
+
+  Embeddings and outputs each have a mask of their own.
+  """
+  embeddings = dropped(embedding_dropout=0.2)
+  outputs = dropped(embedding_dropout=0.0, output_dropout=0.2)
+  for x in (embeddings, outputs):
+    np.testing.assert_allclose(np.unique(x), [0, 1.25])
+    np.testing.assert_allclose(np.mean(x == 0, axis=(0, 2)), 0.2, atol=0.02)
+  assert 0.25 < np.mean(embeddings != outputs) < 0.4
 
 
 def test_without_projection():

@@ -1,4 +1,4 @@
-"""Networks around a core."""
+"""SequenceClassifier: the last output, lengths, and what it is made of."""
 
 import json
 
