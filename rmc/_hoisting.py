@@ -1,23 +1,44 @@
 """An unroll that makes the gradients of its weights after the loop.
 
+`dynamic_unroll` traces a step twice: once to find the calls of layers whose
+weights are worth it (`_find_calls`), and once into a function in which these
+weights, and a number that is added to each of these outputs, are arguments
+(`_as_function`). `_with_late_gradients` unrolls that function and has a
+backward pass of its own.
+
 Glossary of shapes:
   - T: steps.
   - M: rows that a linear layer gets in one step, as `[..., K]`.
   - K, N: rows and columns of its weight.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
-
-# Haiku has no public way to ask which interceptor comes last.
-from haiku._src.module import interceptor_stack
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+
+
+class _Call(NamedTuple):
+  """A call of a layer whose weight gets its gradient after the loop.
+
+  Attributes:
+    name: the layer's name.
+    output: the shape and the type of what it returns.
+  """
+
+  name: str
+  output: jax.ShapeDtypeStruct
+
+
+# Calls one of these layers: (next_call, inputs, name, weight) -> outputs.
+_CallLayer = Callable[
+    [Callable[[jax.Array], jax.Array], jax.Array, str, jax.Array], jax.Array
+]
 
 
 def applies_to(core: Any) -> bool:
@@ -27,6 +48,7 @@ def applies_to(core: Any) -> bool:
       isinstance(core, hk.Module)
       and not hk.running_init()
       and not hk.get_current_state()
+      and _interceptor_lookup() is not None
   )
 
 
@@ -39,7 +61,7 @@ def dynamic_unroll(
     return_all_states: bool,
     unroll: int,
 ) -> tuple[Any, Any]:
-  r"""Is `hk.dynamic_unroll` of a rematerialised step, with its own backward.
+  r"""Unrolls a rematerialised step, with a backward pass of its own.
 
   The gradient of a weight that multiplies rows :math:`x_t` in each step,
   :math:`\sum_t x_t^T \bar{y}_t`, becomes one product of the rows of all steps.
@@ -65,75 +87,17 @@ def dynamic_unroll(
   num_steps = jax.tree.leaves(inputs)[0].shape[0]
   key = hk.maybe_next_rng_key()
   keys = None if key is None else jax.random.split(key, num_steps)
-  precision = jax.config.jax_default_matmul_precision
-  calls = []  # The name and the shape of the output, for each hoisted call.
-
-  def pure_step(params, weights, taps, inputs, state):
-    """Takes a step and also returns what hoisted layers got.
-
-    Their weights come from `weights`. To their outputs the taps are added,
-    zeros with the same gradient. Without weights, the calls are noted.
-    """
-    taps, rows, level = iter(taps), [], _trace_level()
-    key, inputs = inputs
-
-    def intercept(next_call, args, kwargs, context):
-      layer = context.module
-      if type(layer) is not hk.Linear or context.method_name != "__call__":
-        return next_call(*args, **kwargs)
-      name = layer.module_name
-      weight = params.get(name, {}).get("w")
-      if (
-          len(args) != 1
-          or kwargs
-          or weight is None
-          or interceptor_stack.peek() is not intercept
-          or _trace_level() != level
-          or hk.get_parameter("w", weight.shape) is not weight
-          or not _is_worth_it(args[0].shape, weight.shape)
-      ):
-        return next_call(*args, **kwargs)
-      if weights is None:
-        y = next_call(*args)
-        calls.append((name, jax.ShapeDtypeStruct(y.shape, y.dtype)))
-        return y
-
-      def getter(next_getter, value, context):
-        del context
-        return next_getter(weights[name] if value is weight else value)
-
-      rows.append(args[0])
-      with hk.custom_getter(getter):
-        return next_call(*args) + next(taps)
-
-    with hk.intercept_methods(intercept):
-      return *hk.transform(step).apply(params, key, inputs, state), rows
-
   params, inputs = hk.get_params(), (keys, inputs)
   first = jax.tree.map(lambda x: x[0], inputs)
-  jax.eval_shape(pure_step, params, None, [], first, initial_state)
-  shapes = [shape for _, shape in calls]
-
-  def weights_of(params):
-    return {name: params[name]["w"] for name, _ in calls}
-
-  def new_taps():
-    return [jnp.zeros((num_steps, *x.shape), x.dtype) for x in shapes]
-
-  # What the step closes over, such as the output of an encoder, is in
-  # `closure`, so that it has a gradient too. (`jax.closure_convert` leaves out
-  # what has none, such as a mask, which may not outlive an outer trace.)
-  jaxpr, result = jax.make_jaxpr(pure_step, return_shape=True)(
-      params, weights_of(params), shapes, first, initial_state
+  calls = _find_calls(step, params, first, initial_state)
+  tapped_step, closure = _as_function(
+      step,
+      params,
+      _weights(calls, params),
+      [call.output for call in calls],
+      first,
+      initial_state,
   )
-  closure = jaxpr.consts
-
-  def tapped_step(params, weights, taps, inputs, state, *closure):
-    function = jax.extend.core.jaxpr_as_fun(
-        jax.extend.core.ClosedJaxpr(jaxpr.jaxpr, closure)
-    )
-    leaves = jax.tree.leaves((params, weights, taps, inputs, state))
-    return jax.tree.unflatten(jax.tree.structure(result), function(*leaves))
 
   def loop(weights, taps, params, inputs, state, closure):
     def body(state, x):
@@ -147,13 +111,40 @@ def dynamic_unroll(
     )
     return (outputs, states if return_all_states else state), rows
 
+  unrolled = _with_late_gradients(loop, calls, num_steps)
+  return unrolled(params, inputs, initial_state, closure)
+
+
+def _with_late_gradients(
+    loop: Callable[..., tuple[Any, list[jax.Array]]],
+    calls: Sequence[_Call],
+    num_steps: int,
+) -> Callable[..., Any]:
+  """Returns a loop whose backward pass makes the hoisted gradients at its end.
+
+  Args:
+    loop: `(weights, taps, params, *arguments) -> (result, rows)`. It adds the
+      taps to the outputs of hoisted layers, and rows are what these layers got,
+      both a list of `[T, ...]`.
+    calls: what is hoisted.
+    num_steps: T.
+
+  Returns:
+    A function `(params, *arguments) -> result`.
+  """
+  precision = jax.config.jax_default_matmul_precision
+
+  def new_taps():
+    outputs = (call.output for call in calls)
+    return [jnp.zeros((num_steps, *x.shape), x.dtype) for x in outputs]
+
   @jax.custom_vjp
   def unrolled(params, *args):
-    return loop(weights_of(params), new_taps(), params, *args)[0]
+    return loop(_weights(calls, params), new_taps(), params, *args)[0]
 
   def forward(params, *args):
     # As constants, the weights of hoisted layers get no gradient in the loop.
-    weights = weights_of(params)
+    weights = _weights(calls, params)
     result, vjp, rows = jax.vjp(
         lambda *args: loop(weights, *args),
         new_taps(),
@@ -175,7 +166,147 @@ def dynamic_unroll(
     return params, *others
 
   unrolled.defvjp(forward, backward)
-  return unrolled(params, inputs, initial_state, closure)
+  return unrolled
+
+
+def _find_calls(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    params: hk.Params,
+    inputs: Any,
+    state: Any,
+) -> list[_Call]:
+  """Returns the calls in a step that are hoisted, in their order."""
+  calls = []
+
+  def note(next_call, x, name, weight):
+    del weight
+    y = next_call(x)
+    calls.append(_Call(name, jax.ShapeDtypeStruct(y.shape, y.dtype)))
+    return y
+
+  take_step = functools.partial(_take_step, step, note)
+  jax.eval_shape(take_step, params, inputs, state)
+  return calls
+
+
+def _as_function(
+    step: Callable[[Any, Any], tuple[Any, Any]], *examples: Any
+) -> tuple[Callable[..., Any], list[Any]]:
+  """Makes `_take_tapped_step` a function of arrays alone.
+
+  What the step closes over, such as the output of an encoder, becomes an
+  argument, so that it has a gradient too. (`jax.closure_convert` leaves out
+  what has none, such as a mask, which may not outlive an outer trace.)
+
+  Args:
+    step: as in `dynamic_unroll`.
+    *examples: further arguments of `_take_tapped_step`, or their shapes.
+
+  Returns:
+    A function of such arguments and of what the step closes over; and that.
+  """
+  jaxpr, result = jax.make_jaxpr(
+      functools.partial(_take_tapped_step, step), return_shape=True
+  )(*examples)
+
+  def function(params, weights, taps, inputs, state, *closure):
+    call = jax.extend.core.jaxpr_as_fun(
+        jax.extend.core.ClosedJaxpr(jaxpr.jaxpr, closure)
+    )
+    leaves = jax.tree.leaves((params, weights, taps, inputs, state))
+    return jax.tree.unflatten(jax.tree.structure(result), call(*leaves))
+
+  return function, jaxpr.consts
+
+
+def _take_tapped_step(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    params: hk.Params,
+    weights: dict[str, jax.Array],
+    taps: Sequence[jax.Array],
+    inputs: Any,
+    state: Any,
+) -> tuple[Any, Any, list[jax.Array]]:
+  """Takes a step and also returns what hoisted layers got.
+
+  Args:
+    step: as in `dynamic_unroll`.
+    params: of all layers.
+    weights: those of hoisted layers, by the layers' names.
+    taps: added to the outputs of the hoisted calls: zeros, whose gradient is
+      that of the output.
+    inputs: a key or None, and those of the step.
+    state: the state before the step.
+
+  Returns:
+    The output, the next state, and the inputs of the hoisted calls.
+  """
+  taps, rows = iter(taps), []
+
+  def call_tapped(next_call, x, name, weight):
+    def getter(next_getter, value, context):
+      del context
+      return next_getter(weights[name] if value is weight else value)
+
+    rows.append(x)
+    with hk.custom_getter(getter):
+      return next_call(x) + next(taps)
+
+  return *_take_step(step, call_tapped, params, inputs, state), rows
+
+
+def _take_step(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    call_layer: _CallLayer,
+    params: hk.Params,
+    inputs: Any,
+    state: Any,
+) -> tuple[Any, Any]:
+  """Takes a step in which `call_layer` makes the calls that are hoisted."""
+  level, last_interceptor = _trace_level(), _interceptor_lookup()
+  key, inputs = inputs
+
+  def intercept(next_call, args, kwargs, context):
+    layer = context.module
+    if type(layer) is not hk.Linear or context.method_name != "__call__":
+      return next_call(*args, **kwargs)
+    name = layer.module_name
+    weight = params.get(name, {}).get("w")
+    if (
+        len(args) != 1
+        or kwargs
+        or weight is None
+        or last_interceptor() is not intercept
+        or _trace_level() != level
+        or hk.get_parameter("w", weight.shape) is not weight
+        or not _is_worth_it(args[0].shape, weight.shape)
+    ):
+      return next_call(*args, **kwargs)
+    return call_layer(next_call, args[0], name, weight)
+
+  with hk.intercept_methods(intercept):
+    return hk.transform(step).apply(params, key, inputs, state)
+
+
+def _weights(
+    calls: Sequence[_Call], params: hk.Params
+) -> dict[str, jax.Array]:
+  """Returns the weights of hoisted layers by the layers' names."""
+  return {call.name: params[call.name]["w"] for call in calls}
+
+
+def _interceptor_lookup() -> Callable[[], Any] | None:
+  """Returns a function that tells which interceptor of Haiku comes last.
+
+  Haiku has no public way to ask. Returns None for a Haiku whose internals are
+  other than expected.
+  """
+  try:
+    from haiku._src.module import interceptor_stack
+  except ImportError:
+    return None
+  peek = getattr(interceptor_stack, "peek", None)
+  return peek if callable(peek) else None
 
 
 def _trace_level() -> Any:

@@ -105,60 +105,33 @@ def unroll(
     inputs = _swap_time(inputs)
     should_reset = _swap_time(should_reset)
   num_steps = _num_steps(inputs)
-  reset_state = None
+  reset_state = running = None
   if should_reset is not None:
-    _check_reset(should_reset, num_steps)
-    batch_size = None if should_reset.ndim == 1 else should_reset.shape[1]
-    reset_state = jax.tree.map(
-        functools.partial(_reset_to, should_reset.shape[1:]),
-        core.initial_state(batch_size),
-        initial_state,
-    )
-  running = None
+    reset_state = _reset_state(core, should_reset, initial_state, num_steps)
   if lengths is not None:
     running = _running(jnp.asarray(lengths), num_steps)  # [T, B]
+  prepare, core_step = None, core
+  if hasattr(core, "precompute"):
+    prepare = _preparation(core, initial_state, running, time_major)
+    core_step = core.advance
 
-  options = {"unroll": unroll, "return_all_states": return_all_states}
-  hoists = hasattr(core, "precompute")
-  if hoists:
-    ranks = jax.tree.map(jnp.ndim, initial_state)
-    batched = ranks != jax.tree.map(jnp.ndim, core.initial_state(None))
-    if not batched and not time_major:
-      raise ValueError(
-          "time_major=False needs a batch, and initial_state has none."
-      )
-    if not batched and running is not None and running.ndim > 1:
-      shapes = jax.tree.map(jnp.shape, initial_state)
-      raise _wrong_batch(running.shape[1:], shapes)
+  def step(inputs, state):
+    return _guarded_step(core_step, reset_state, inputs, state)
 
   def unroll_all(inputs, initial_state):
     inputs, *switches = inputs
-    take_step = core
-    if hoists:
-      take_step = core.advance
-      if batched:
-        inputs = over_steps(core.precompute, inputs)
-      else:
-        inputs = core.precompute(inputs)
-
-    def step(inputs, state):
-      inputs, should_reset, running = inputs
-      if should_reset is not None:
-        state = _where(should_reset, reset_state, state)
-      output, next_state = take_step(inputs, state)
-      if running is not None:
-        output = _where(running, output, jax.tree.map(jnp.zeros_like, output))
-        next_state = _where(running, next_state, state)
-      return output, next_state
-
+    if prepare is not None:
+      inputs = prepare(inputs)
     inputs = (inputs, *switches)
     policy = jax.checkpoint_policies.dots_saveable
+    options = {"unroll": unroll, "return_all_states": return_all_states}
     if _hoisting.applies_to(core):
       return _hoisting.dynamic_unroll(
           step, inputs, initial_state, policy=policy, **options
       )
-    step = _remat(step, policy=policy)
-    return hk.dynamic_unroll(step, inputs, initial_state, **options)
+    return hk.dynamic_unroll(
+        _remat(step, policy=policy), inputs, initial_state, **options
+    )
 
   inputs = (inputs, should_reset, running)
   if remat:
@@ -171,6 +144,64 @@ def unroll(
     outputs = _swap_time(outputs)
     states = _swap_time(states) if return_all_states else states
   return outputs, states
+
+
+def _guarded_step(
+    core_step: Callable[[Any, Any], tuple[Any, Any]],
+    reset_state: Any,
+    inputs: tuple[Any, jax.Array | None, jax.Array | None],
+    state: Any,
+) -> tuple[Any, Any]:
+  """Takes a step after the reset, if it is due, and within the length.
+
+  Args:
+    core_step: takes the step.
+    reset_state: the state that a reset begins with, a nest of `[B, ...]`.
+    inputs: those of the core; whether each example is reset, `[B]` or None;
+      and whether it is still running, `[B]` or None.
+    state: the state before the step.
+
+  Returns:
+    The output and the next state.
+  """
+  inputs, should_reset, running = inputs
+  if should_reset is not None:
+    state = _where(should_reset, reset_state, state)
+  output, next_state = core_step(inputs, state)
+  if running is not None:
+    output = _where(running, output, jax.tree.map(jnp.zeros_like, output))
+    next_state = _where(running, next_state, state)
+  return output, next_state
+
+
+def _preparation(
+    core: hk.RNNCore,
+    initial_state: Any,
+    running: jax.Array | None,
+    time_major: bool,
+) -> Callable[[Any], Any]:
+  """Returns the function that `core` applies to the inputs of all steps.
+
+  Args:
+    core: has a method `precompute`.
+    initial_state: as in `unroll`.
+    running: as `_running` returns it, or None.
+    time_major: as in `unroll`.
+
+  Raises:
+    ValueError: if there is no batch, and an argument of `unroll` needs one.
+  """
+  ranks = jax.tree.map(jnp.ndim, initial_state)
+  if ranks != jax.tree.map(jnp.ndim, core.initial_state(None)):
+    return functools.partial(over_steps, core.precompute)
+  if not time_major:
+    raise ValueError(
+        "time_major=False needs a batch, and initial_state has none."
+    )
+  if running is not None and running.ndim > 1:
+    shapes = jax.tree.map(jnp.shape, initial_state)
+    raise _wrong_batch(running.shape[1:], shapes)
+  return core.precompute
 
 
 def over_steps(function: Callable[[Any], Any], inputs: Any) -> Any:
@@ -245,7 +276,7 @@ def _unroll_chunks(
 
 
 def _remat(step, policy=None):
-  """Is `hk.remat`, and JAX's own where there is no transform around it."""
+  """Applies `hk.remat`, or JAX's own where there is no transform around it."""
   try:
     hk.running_init()
     remat = hk.remat
@@ -277,7 +308,10 @@ def _num_steps(inputs: Any) -> int:
   return sizes.pop()
 
 
-def _check_reset(should_reset: jax.Array, num_steps: int):
+def _reset_state(
+    core: hk.RNNCore, should_reset: jax.Array, state: Any, num_steps: int
+) -> Any:
+  """Returns the core's own initial state, of the types of the given state."""
   if should_reset.ndim not in (1, 2) or should_reset.shape[0] != num_steps:
     raise ValueError(
         f"should_reset must have shape [T, B] with T = {num_steps} steps, or "
@@ -287,13 +321,14 @@ def _check_reset(should_reset: jax.Array, num_steps: int):
     raise ValueError(
         f"should_reset must be boolean, got {should_reset.dtype}."
     )
+  batch = should_reset.shape[1:]
 
+  def cast(reset, state):
+    if reset.shape != jnp.shape(state):
+      raise _wrong_batch(batch, jnp.shape(state))
+    return reset.astype(jnp.result_type(state))
 
-def _reset_to(batch: tuple[int, ...], reset: jax.Array, state: Any):
-  """Returns what a state is reset to, of the type of the given one."""
-  if reset.shape != jnp.shape(state):
-    raise _wrong_batch(batch, jnp.shape(state))
-  return reset.astype(jnp.result_type(state))
+  return jax.tree.map(cast, core.initial_state(*(batch or (None,))), state)
 
 
 def _running(lengths: jax.Array, num_steps: int) -> jax.Array:

@@ -5,30 +5,27 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import pathlib
 import signal
-import threading
 import time
 from typing import Any
 
 import haiku as hk
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 import tqdm
 
 from rmc import _checks
-from rmc.training import multihost
+from rmc.training import _signals, multihost
 from rmc.training.checkpoint import Checkpointer, CheckpointError
 from rmc.training.metrics import MetricsLog, write_text
 from rmc.training.parallel import DataParallel
 from rmc.training.update import TrainState, to_numpy
 
-# The figure that the update makes for the loop, not for a report.
+# The metric that the update makes for the loop, not for a report.
 _FINITE = "finite"
 _OWN_NAMES = ("step", "wall_seconds", "final")  # What the loop itself records.
-# Updates whose figures the device holds at most.
+# Updates whose metrics the device holds at most.
 _MAX_PENDING = 1000
 
 
@@ -56,18 +53,22 @@ class Interrupted(Exception):
 
 @dataclasses.dataclass
 class _Means:
-  """Sums of figures since the last report, in the order of the steps."""
+  """Sums of metrics since the last report, in the order of the steps."""
 
   sums: dict[str, float] = dataclasses.field(default_factory=dict)
   count: int = 0
   skipped: int = 0
 
-  def add(self, figures: dict[str, float]):
-    if not figures.pop(_FINITE):
+  @property
+  def num_updates(self) -> int:
+    return self.count + self.skipped
+
+  def add(self, metrics: dict[str, float]):
+    if not metrics.pop(_FINITE):
       self.skipped += 1
       return
     self.count += 1
-    for name, value in figures.items():
+    for name, value in metrics.items():
       self.sums[name] = self.sums.get(name, 0.0) + value
 
   def take(self) -> dict[str, float]:
@@ -154,17 +155,17 @@ def train(
       must be a pure function of that number, or resuming is not exact.
     parallel: where the state and the batches are.
     schedule: how long to train and how often to report.
-    evaluate: further figures for the state.
-    summarize: makes the figures of a report, such as quotients of sums, from
+    evaluate: further metrics for the state.
+    summarize: makes the metrics of a report, such as quotients of sums, from
       the updates done, how many of them this report is of, and the means of
-      their figures. None: the means are reported.
+      their metrics. None: the means are reported.
     config: what must be the same for a checkpoint to be gone on from.
     flagfile: flags that repeat the run, kept as `flags.txt`.
     skip_nonfinite: whether `update` drops what is not finite, so that it is
       counted rather than an error.
 
   Returns:
-    What `summary.json` holds: the last report's figures and facts of the run.
+    What `summary.json` holds: the last report's metrics and facts of the run.
 
   Raises:
     CheckpointError: if a checkpoint is of another configuration, or of more
@@ -172,185 +173,275 @@ def train(
       has a path in which orbax finds nothing.
     NonFiniteError: if the loss or a gradient is not finite.
     OSError: if a file or a checkpoint cannot be written.
-    ValueError: if the parameters are not a nest of dicts and lists, or a figure
+    ValueError: if the parameters are not a nest of dicts and lists, or a metric
       is not one number or has a name that the loop records itself.
     Interrupted: if SIGINT or SIGTERM came. The state is saved.
   """
   workdir = pathlib.Path(workdir)
   config = json.loads(json.dumps(config or {}))
-  leader = multihost.is_leader()
   with contextlib.ExitStack() as stack:
-    checkpointer = restored = log = None
+    run = _Run(
+        stack,
+        workdir,
+        update,
+        batches,
+        parallel,
+        schedule,
+        evaluate=evaluate,
+        summarize=summarize,
+        config=config,
+        skip_nonfinite=skip_nonfinite,
+    )
+    run.start(init, flagfile)
+    run.go_on()
+    return run.finish()
 
-    def open_run():
-      nonlocal checkpointer
-      stack.enter_context(_lock(workdir))
-      checkpointer = stack.enter_context(
-          contextlib.closing(Checkpointer(workdir))
-      )
-      _check_config(checkpointer.meta(), config)
 
-    def restore():
-      nonlocal restored
-      restored = checkpointer.restore(state)
-      if restored is None:
-        return None
-      done = int(restored[0].step)
-      if done > schedule.num_steps:
-        raise CheckpointError(
-            f"the run in {workdir} has done {done} updates, more than the "
-            f"{schedule.num_steps} now asked for. Give as many, or another "
-            "directory."
-        )
-      return restored[1]
+class _Run:
+  """A run of `train`, whose arguments the methods share.
 
-    def open_files():
-      nonlocal log
-      write_text(workdir / "flags.txt", flagfile)
-      if step < schedule.num_steps:  # That of a shorter run.
-        (workdir / "summary.json").unlink(missing_ok=True)
-      # Means that wait: the step's report came after the checkpoint, if at all.
-      told = step - bool(means.count + means.skipped)
-      log = stack.enter_context(contextlib.closing(MetricsLog(workdir, told)))
+  `start` opens the directory and takes up the last checkpoint, `go_on` takes
+  the updates that are left, and `finish` writes the summary. Whatever touches
+  the directory happens in process 0 alone, by `multihost.on_leader`.
+  """
 
-    multihost.on_leader(open_run)
-    state = to_numpy(init())
-    _check_params(state.params)
-    num_parameters = hk.data_structures.tree_size(state.params)
-    meta = multihost.on_leader(restore)
-    means, clock = _Means(), _Clock()
-    if meta is not None:
-      state = multihost.from_leader(restored[0] if leader else state)
-      means, clock = _Means(**meta["means"]), _Clock(**meta["clock"])
-    first_step = step = int(state.step)
-    multihost.on_leader(open_files)
-    state = parallel.place_state(state)
-    bar = stack.enter_context(
+  def __init__(
+      self,
+      stack: contextlib.ExitStack,
+      workdir: pathlib.Path,
+      update: Callable[[TrainState, Any], tuple[TrainState, dict]],
+      batches: Callable[[int], Any],
+      parallel: DataParallel,
+      schedule: Schedule,
+      *,
+      evaluate: Callable[[TrainState], dict[str, float]] | None,
+      summarize: Callable[[int, int, dict[str, float]], dict[str, float]]
+      | None,
+      config: dict[str, Any],
+      skip_nonfinite: bool,
+  ):
+    """Constructs a _Run.
+
+    `stack` closes what the run opens. All other arguments are as in `train`,
+    and `config` is as JSON gives it back.
+    """
+    self._stack = stack
+    self._workdir = workdir
+    self._update = update
+    self._batches = batches
+    self._parallel = parallel
+    self._schedule = schedule
+    self._evaluate = evaluate
+    self._summarize = summarize
+    self._config = config
+    self._skip_nonfinite = skip_nonfinite
+
+    self._means, self._clock = _Means(), _Clock()
+    # Metrics on the device, of the updates since `_absorb`.
+    self._pending = []
+    self._checkpointer = self._log = None  # Process 0 has them.
+
+  def start(self, init: Callable[[], TrainState], flagfile: str):
+    """Opens the directory, takes up its last checkpoint and starts the clocks.
+
+    Args:
+      init: as in `train`.
+      flagfile: as in `train`.
+    """
+    multihost.on_leader(self._open)
+    self._state = to_numpy(init())
+    _check_params(self._state.params)
+    self._num_parameters = hk.data_structures.tree_size(self._state.params)
+    notes = multihost.on_leader(self._restore)
+    if notes is not None:
+      self._state = multihost.from_leader(self._state)
+      self._means = _Means(**notes["means"])
+      self._clock = _Clock(**notes["clock"])
+    self._first_step = self._step = int(self._state.step)
+    multihost.on_leader(lambda: self._open_files(flagfile))
+    self._state = self._parallel.place_state(self._state)
+    self._bar = self._stack.enter_context(
         tqdm.tqdm(
-            total=schedule.num_steps,
-            initial=step,
-            disable=None if leader else True,
+            total=self._schedule.num_steps,
+            initial=self._step,
+            disable=None if multihost.is_leader() else True,
             unit="step",
         )
     )
-    stopped_by = stack.enter_context(_stop_signals())
-    started = time.monotonic() - clock.wall_seconds
-    began = mark = time.monotonic()
-    pending = []  # Figures on the device, of the updates since `absorb`.
+    self._stopped_by = self._stack.enter_context(_signals.stop_signals())
+    self._started = time.monotonic() - self._clock.wall_seconds
+    self._began = self._mark = time.monotonic()
 
-    def absorb():
-      """Waits for the device and takes over its figures."""
-      nonlocal pending, mark
-      for i, figures in enumerate(jax.device_get(pending)):
-        figures = _numbers(figures)
-        if not figures[_FINITE] and not skip_nonfinite:
-          at = step - len(pending) + i + 1
-          raise NonFiniteError(
-              f"not finite at step {at}: {figures}; the last good checkpoint "
-              "is kept. skip_nonfinite drops such updates, from there on too. "
-              "A lower learning rate or gradient clipping may help, in another "
-              "directory."
-          )
-        means.add(figures)
-      clock.update_seconds += time.monotonic() - mark
-      clock.timed_updates += len(pending)
-      pending, mark = [], time.monotonic()
-
-    def report(**extra):
-      nonlocal means, mark
-      absorb()
-      figures = means.take()
-      if summarize and means.count:
-        figures = summarize(step, means.count, figures)
-      record = {"step": step, "wall_seconds": 0.0} | figures
-      if evaluate and (extra or schedule.is_evaluation(step)):
-        record |= _numbers(evaluate(state))
-      means, mark = _Means(), time.monotonic()
-      record["wall_seconds"] = round(mark - started, 3)
-      multihost.on_leader(lambda: log.write(record | extra))
-      if leader:
-        seconds_a_step = (mark - began) / (step - first_step or 1)
-        steps_left = schedule.num_steps - step
-        _show(bar, record, seconds_a_step * steps_left)
-
-    def save():
-      nonlocal mark
-      absorb()
-      clock.wall_seconds = time.monotonic() - started
-      whole = parallel.fetch_state(state)
-      meta = {
-          "config": config,
-          "means": dataclasses.asdict(means),
-          "clock": dataclasses.asdict(clock),
-      }
-      multihost.on_leader(lambda: checkpointer.save(whole, meta))
-      mark = time.monotonic()
-
-    if means.count + means.skipped and schedule.is_report(step):
-      report()  # A signal came first.
-    while step < schedule.num_steps:
-      state, figures = update(state, batches(step))
-      step += 1
-      pending.append(figures)
-      bar.update()
-      if step == first_step + 1:  # Compilation, which is not training.
-        jax.block_until_ready(figures)
-        clock.compile_seconds += time.monotonic() - mark
-        mark = time.monotonic()
-        clock.timed_updates -= 1
-      if _must_stop(stopped_by, step) and step < schedule.num_steps:
-        save()  # At once; an evaluation may take longer than there is time.
-        raise Interrupted(
-            stopped_by[0] if stopped_by else signal.SIGTERM,
-            f"stopped after step {step} of {schedule.num_steps} and saved; "
-            "run the same command again to go on.",
-        )
-      if schedule.is_report(step):
-        report()
-      if len(pending) == _MAX_PENDING:
-        absorb()
-      if schedule.is_checkpoint(step) or step == schedule.num_steps:
-        save()
-    if not schedule.is_report(step) or (
-        evaluate and not schedule.is_evaluation(step)
+  def go_on(self):
+    """Takes the updates that are left, with their reports and checkpoints."""
+    schedule = self._schedule
+    if self._means.num_updates and schedule.is_report(self._step):
+      self._report()  # A signal came first.
+    while self._step < schedule.num_steps:
+      self._take_update()
+      self._stop_if_asked()
+      if schedule.is_report(self._step):
+        self._report()
+      if len(self._pending) == _MAX_PENDING:
+        self._absorb()
+      if schedule.is_checkpoint(self._step) or self._step == schedule.num_steps:
+        self._save()
+    if not schedule.is_report(self._step) or (
+        self._evaluate and not schedule.is_evaluation(self._step)
     ):
-      report(final=True)
+      self._report(final=True)
 
-    def write_summary():
-      summary = {}
-      for record in log.records:
-        if record["step"] == step:
-          summary |= record
-      summary.pop("final", None)
-      summary |= {
-          "parameters": num_parameters,
-          "device": parallel.devices[0].device_kind,
-          "devices": len(parallel.devices),
-          "matmul_precision": jax.config.jax_default_matmul_precision
-          or "default",
-          "steps_per_second": round(
-              clock.timed_updates / max(clock.update_seconds, 1e-9), 3
-          ),
-          "compile_seconds": round(clock.compile_seconds, 3),
-      }
-      write_text(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
-      return summary
+  def finish(self) -> dict[str, Any]:
+    """Writes and returns the summary."""
+    return multihost.on_leader(self._write_summary)
 
-    return multihost.on_leader(write_summary)
+  def _open(self):
+    """Locks the directory and checks that its checkpoints are this run's."""
+    self._stack.enter_context(_lock(self._workdir))
+    self._checkpointer = self._stack.enter_context(
+        contextlib.closing(Checkpointer(self._workdir))
+    )
+    _check_config(self._checkpointer.meta(), self._config)
+
+  def _restore(self) -> dict[str, Any] | None:
+    """Takes the state of the last checkpoint; returns its notes, if any."""
+    restored = self._checkpointer.restore(self._state)
+    if restored is None:
+      return None
+    state, notes = restored
+    done = int(state.step)
+    if done > self._schedule.num_steps:
+      raise CheckpointError(
+          f"the run in {self._workdir} has done {done} updates, more than the "
+          f"{self._schedule.num_steps} now asked for. Give as many, or another "
+          "directory."
+      )
+    self._state = state
+    return notes
+
+  def _open_files(self, flagfile: str):
+    write_text(self._workdir / "flags.txt", flagfile)
+    if self._step < self._schedule.num_steps:  # That of a shorter run.
+      (self._workdir / "summary.json").unlink(missing_ok=True)
+    # Means that wait: the step's report came after the checkpoint, if at all.
+    told = self._step - bool(self._means.num_updates)
+    self._log = self._stack.enter_context(
+        contextlib.closing(MetricsLog(self._workdir, told))
+    )
+
+  def _take_update(self):
+    """Starts an update; the device may still be at work on earlier ones."""
+    self._state, metrics = self._update(self._state, self._batches(self._step))
+    self._step += 1
+    self._pending.append(metrics)
+    self._bar.update()
+    if self._step == self._first_step + 1:  # Compilation, which is no training.
+      jax.block_until_ready(metrics)
+      self._clock.compile_seconds += time.monotonic() - self._mark
+      self._mark = time.monotonic()
+      self._clock.timed_updates -= 1
+
+  def _stop_if_asked(self):
+    """Saves and raises an Interrupted if a signal came, but not at the end."""
+    num_steps = self._schedule.num_steps
+    stop = _signals.must_stop(self._stopped_by, self._step)
+    if stop and self._step < num_steps:
+      self._save()  # At once; an evaluation may take longer than there is time.
+      raise Interrupted(
+          self._stopped_by[0] if self._stopped_by else signal.SIGTERM,
+          f"stopped after step {self._step} of {num_steps} and saved; "
+          "run the same command again to go on.",
+      )
+
+  def _absorb(self):
+    """Waits for the device and takes over its metrics."""
+    for i, metrics in enumerate(jax.device_get(self._pending)):
+      metrics = _numbers(metrics)
+      if not metrics[_FINITE] and not self._skip_nonfinite:
+        at = self._step - len(self._pending) + i + 1
+        raise NonFiniteError(
+            f"not finite at step {at}: {metrics}; the last good checkpoint "
+            "is kept. skip_nonfinite drops such updates, from there on too. "
+            "A lower learning rate or gradient clipping may help, in another "
+            "directory."
+        )
+      self._means.add(metrics)
+    self._clock.update_seconds += time.monotonic() - self._mark
+    self._clock.timed_updates += len(self._pending)
+    self._pending, self._mark = [], time.monotonic()
+
+  def _report(self, final: bool = False):
+    """Writes and shows the metrics since the last report.
+
+    Args:
+      final: whether the report stands outside the regular ones, at the end. It
+        has an evaluation.
+    """
+    self._absorb()
+    metrics = self._means.take()
+    if self._summarize and self._means.count:
+      metrics = self._summarize(self._step, self._means.count, metrics)
+    record = {"step": self._step, "wall_seconds": 0.0} | metrics
+    if self._evaluate and (final or self._schedule.is_evaluation(self._step)):
+      record |= _numbers(self._evaluate(self._state))
+    self._means, self._mark = _Means(), time.monotonic()
+    record["wall_seconds"] = round(self._mark - self._started, 3)
+    extra = {"final": True} if final else {}
+    multihost.on_leader(lambda: self._log.write(record | extra))
+    if multihost.is_leader():
+      steps_done = self._step - self._first_step or 1
+      seconds_a_step = (self._mark - self._began) / steps_done
+      steps_left = self._schedule.num_steps - self._step
+      _show(self._bar, record, seconds_a_step * steps_left)
+
+  def _save(self):
+    """Writes a checkpoint."""
+    self._absorb()
+    self._clock.wall_seconds = time.monotonic() - self._started
+    whole = self._parallel.fetch_state(self._state)
+    notes = {
+        "config": self._config,
+        "means": dataclasses.asdict(self._means),
+        "clock": dataclasses.asdict(self._clock),
+    }
+    multihost.on_leader(lambda: self._checkpointer.save(whole, notes))
+    self._mark = time.monotonic()
+
+  def _write_summary(self) -> dict[str, Any]:
+    summary = {}
+    for record in self._log.records:
+      if record["step"] == self._step:
+        summary |= record
+    summary.pop("final", None)
+    clock, devices = self._clock, self._parallel.devices
+    summary |= {
+        "parameters": self._num_parameters,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "matmul_precision": jax.config.jax_default_matmul_precision
+        or "default",
+        "steps_per_second": round(
+            clock.timed_updates / max(clock.update_seconds, 1e-9), 3
+        ),
+        "compile_seconds": round(clock.compile_seconds, 3),
+    }
+    path = self._workdir / "summary.json"
+    write_text(path, json.dumps(summary, indent=2) + "\n")
+    return summary
 
 
-def _numbers(figures: dict[str, Any]) -> dict[str, float]:
-  """Returns figures as Python's numbers, or raises a ValueError."""
-  for name, value in figures.items():
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+  """Returns metrics as Python's numbers, or raises a ValueError."""
+  for name, value in metrics.items():
     if name in _OWN_NAMES or np.ndim(value):
       raise ValueError(
-          "a figure must be one number, of another name than "
+          "a metric must be one number, of another name than "
           f"{', '.join(_OWN_NAMES)}, got {name!r} of shape "
           f"{list(np.shape(value))}."
       )
   return {
       name: value if isinstance(value, int | float) else float(value)
-      for name, value in figures.items()
+      for name, value in metrics.items()
   }
 
 
@@ -370,13 +461,6 @@ def _check_params(params: Any):
         "params must be a nest of dicts and lists, which a checkpoint can "
         f"hold, got a {type(params).__name__} in it."
     )
-
-
-def _must_stop(stopped_by: list[int], step: int) -> bool:
-  """Returns whether a signal came; all processes agree on the step."""
-  if jax.process_count() > 1:
-    return multihost_utils.reached_preemption_sync_point(step)
-  return bool(stopped_by)
 
 
 def _check_config(meta: dict[str, Any] | None, config: dict[str, Any]):
@@ -399,17 +483,17 @@ def _check_config(meta: dict[str, Any] | None, config: dict[str, Any]):
 
 def _show(bar: tqdm.tqdm, record: dict[str, Any], seconds_left: float):
   """Shows a report, in the bar on a terminal and as a line elsewhere."""
-  figures = {
+  metrics = {
       name: f"{value:.4g}"
       for name, value in record.items()
       if name not in ("step", "wall_seconds")
   }
   if not bar.disable:
-    bar.set_postfix(figures, refresh=False)
+    bar.set_postfix(metrics, refresh=False)
     return
   print(
       f"step {record['step']}/{bar.total}",
-      *(f"{name}={value}" for name, value in figures.items()),
+      *(f"{name}={value}" for name, value in metrics.items()),
       f"[{record['wall_seconds']:.0f} s, {seconds_left:.0f} s left]",
       flush=True,
   )
@@ -427,35 +511,3 @@ def _lock(workdir: pathlib.Path) -> Iterator[None]:
           f"another run is using the working directory {workdir}."
       ) from None
     yield
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-  """Yields a list that SIGINT or SIGTERM adds itself to.
-
-  The second SIGINT is Python's own again and stops at once. With several
-  processes, JAX listens for SIGTERM and tells the others.
-  """
-  received = []
-  old = {}
-
-  def handle(signum, frame):
-    del frame
-    received.append(signum)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Not print, which fails if the signal came in the middle of another.
-    with contextlib.suppress(OSError):  # As of a pipe to what has ended too.
-      os.write(2, b"stopping after this step; once more to stop now\n")
-    if jax.process_count() > 1:
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  signals = [signal.SIGINT]
-  if jax.process_count() == 1:
-    signals.append(signal.SIGTERM)
-  if threading.current_thread() is threading.main_thread():
-    old = {signum: signal.signal(signum, handle) for signum in signals}
-  try:
-    yield received
-  finally:
-    for signum, handler in old.items():
-      signal.signal(signum, handler)

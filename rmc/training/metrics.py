@@ -1,4 +1,4 @@
-"""Figures of a run: a JSON line a report, and TensorBoard's event files."""
+"""Metrics of a run: a JSON line a report, and TensorBoard's event files."""
 
 import json
 import os
@@ -55,7 +55,7 @@ class MetricsLog:
     """Adds a report, which is in both files when this returns.
 
     Args:
-      record: figures by name, among them `step` and `wall_seconds`. With
+      record: metrics by name, among them `step` and `wall_seconds`. With
         `final`, the report stands outside the regular ones and is dropped if
         the run goes on.
 

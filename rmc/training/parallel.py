@@ -127,7 +127,7 @@ class DataParallel:
     """Makes the compiled update; see `rmc.training.make_update`.
 
     Args:
-      loss_fn: the loss and figures of a batch.
+      loss_fn: the loss and metrics of a batch.
       optimizer: turns gradients into updates.
       skip_nonfinite: whether to leave the parameters as they were if the loss
         or a gradient is not finite.

@@ -115,9 +115,9 @@ def make_update(
   """Makes the function that takes one step of gradient descent.
 
   Args:
-    loss_fn: the loss and figures of a batch.
+    loss_fn: the loss and metrics of a batch.
     optimizer: turns gradients into updates.
-    axis_name: the mapped axis over which gradients and figures are averaged;
+    axis_name: the mapped axis over which gradients and metrics are averaged;
       None if the function sees the whole batch.
     skip_nonfinite: whether an update whose loss or gradient is not finite
       leaves the parameters and the optimiser's state as they were. The carry
@@ -125,7 +125,7 @@ def make_update(
       whose own is not finite.
 
   Returns:
-    A pure function `(state, batch) -> (state, metrics)`. To the figures of
+    A pure function `(state, batch) -> (state, metrics)`. To the metrics of
     `loss_fn` it adds `loss`, `grad_norm`, and `finite`, 1.0 or 0.0.
   """
 

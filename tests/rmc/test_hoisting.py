@@ -1,5 +1,8 @@
 """Gradients of weights that are made after the loop: as if made inside it."""
 
+import sys
+import types
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -109,9 +112,8 @@ def carries(jaxpr):
         yield from carries(inner)
 
 
-@pytest.mark.parametrize("batch_size, hoisted", [(2, True), (3, False)])
-def test_large_weights_are_not_accumulated_step_by_step(batch_size, hoisted):
-  """The weight is [17, 48]: 2 rows of 17 + 48 are less than a sixth of it."""
+def accumulated(batch_size):
+  """Returns the shapes that loops hand on in the gradient of an LSTM."""
 
   def network(inputs, unroll):
     core = hk.LSTM(12)
@@ -120,8 +122,49 @@ def test_large_weights_are_not_accumulated_step_by_step(batch_size, hoisted):
   inputs = CASE.inputs(STEPS, batch_size)
   params = draw_params(lambda x: network(x, rmc.unroll), inputs)
   grad = jax.make_jaxpr(jax.grad(loss_of(network, rmc.unroll)))(params, inputs)
-  assert ((17, 48) not in carries(grad.jaxpr)) == hoisted
-  assert (48,) in carries(grad.jaxpr)  # That of the bias is.
+  return set(carries(grad.jaxpr))
+
+
+@pytest.mark.parametrize("batch_size, hoisted", [(2, True), (3, False)])
+def test_large_weights_are_not_accumulated_step_by_step(batch_size, hoisted):
+  """The weight is [17, 48]: 2 rows of 17 + 48 are less than a sixth of it."""
+  shapes = accumulated(batch_size)
+  assert ((17, 48) not in shapes) == hoisted
+  assert (48,) in shapes  # That of the bias is.
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        None,  # An ImportError.
+        types.SimpleNamespace(),
+        types.SimpleNamespace(interceptor_stack=[]),
+    ],
+    ids=["no_module", "no_stack", "no_peek"],
+)
+def test_a_haiku_of_other_internals_takes_the_plain_path(monkeypatch, module):
+  monkeypatch.setitem(sys.modules, "haiku._src.module", module)
+  assert (17, 48) in accumulated(batch_size=2)
+
+
+def test_the_plain_path_gives_the_same_numbers(monkeypatch):
+  """Outputs, states and gradients."""
+  network = once(CASE.core, lengths=LENGTHS, should_reset=RESETS)
+  params = params_of(network)
+
+  def results():
+    fn = hk.without_apply_rng(hk.transform(lambda x: network(x, rmc.unroll)))
+
+    def loss(*at):
+      results = fn.apply(*at)
+      return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(results)), results
+
+    grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    return jax.jit(grad)(params, INPUTS)
+
+  hoisted = results()
+  monkeypatch.setitem(sys.modules, "haiku._src.module", None)
+  assert_close(results(), hoisted)
 
 
 @pytest.mark.parametrize(
