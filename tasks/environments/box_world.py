@@ -30,8 +30,9 @@ Glossary of shapes:
   - S: side of the board, the room and a wall of one cell on each side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import colorsys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,7 @@ class BoxWorld(interface.Environment):
       branch_length: int = 1,
       max_steps: int = 120,
       view: str = "viewport",
+      sample_where: Callable[..., Any] = interface.sample_where,
   ):
     """Constructs the environment; the defaults are the paper's.
 
@@ -123,6 +125,8 @@ class BoxWorld(interface.Environment):
       branch_length: boxes of a distractor branch.
       max_steps: the episode ends with the step after this many; 0: never.
       view: "viewport" or "full".
+      sample_where: draws an episode where one begins; for benchmarks, which
+        compare others with `interface.sample_where`.
 
     Raises:
       ValueError: if a number is out of its range, if there are too few colours
@@ -141,6 +145,7 @@ class BoxWorld(interface.Environment):
     self.branch_length = branch_length
     self.max_steps = max_steps
     self.view = view
+    self._sample_where = sample_where
     side = grid_size + 2
     self.observation_shape = (
         (5, 5, 6) if view == "viewport" else (side, side, 3)
@@ -153,7 +158,7 @@ class BoxWorld(interface.Environment):
     blank = first_state(
         key, jnp.zeros([side, side], jnp.uint8), jnp.int32(0)
     )
-    state = interface.sample_where(
+    state = self._sample_where(
         jnp.bool_(True), self._levels.sample, key, (), blank
     )
     return state, interface.TimeStep(
@@ -215,7 +220,7 @@ class BoxWorld(interface.Environment):
             jnp.int32(interface.StepType.MID),
         ),
     )
-    state = interface.sample_where(
+    state = self._sample_where(
         restart, self._levels.sample, state.key, (), state
     )
     reward = (
