@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import reference, timing
+from benchmarks import output_flags, reference, timing
 from benchmarks.products import products
 import rmc
 from scripts.lib import program
@@ -254,9 +254,7 @@ _GROWTH = flags.DEFINE_boolean(
 _REPETITIONS = flags.DEFINE_integer(
     "repetitions", 11, "Rounds that are timed.", lower_bound=1
 )
-_JSON = flags.DEFINE_boolean(
-    "json", False, "Print a list of rows in JSON rather than a table."
-)
+flags.adopt_module_key_flags(output_flags)
 flags.register_validator(
     "shapes",
     lambda names: set(names) <= set(SHAPES),
@@ -271,14 +269,14 @@ def main():
     groups += [(GROWTH, {"rmc.unroll": PATHS["rmc.unroll"]})]
     groups += [(LONG, LONG_PATHS)]
   rows = []
-  if not _JSON.value:
+  if not output_flags.JSON.value:
     print(_HEADER)
   for shapes, paths in groups:
     for name, shape in shapes.items():
       rows += measure(name, shape, paths, _REPETITIONS.value)
-      if not _JSON.value:
+      if not output_flags.JSON.value:
         print(*map(_line, rows[-len(paths) :]), sep="\n", flush=True)
-  if _JSON.value:
+  if output_flags.JSON.value:
     print(json.dumps(rows, indent=1))
 
 

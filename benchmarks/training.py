@@ -17,7 +17,8 @@ Columns:
     update on one device alone, those that each of them does, in per cent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import contextlib
 import functools
 import itertools
 import json
@@ -25,14 +26,15 @@ import pathlib
 import sys
 import tempfile
 import time
-from typing import Any
+import types
+from typing import Any, NamedTuple
 
 from absl import flags
 import jax
 import jax.numpy as jnp
 import tabulate
 
-from benchmarks import programs
+from benchmarks import output_flags
 from benchmarks.products import products
 from rmc import training
 from scripts import (
@@ -42,9 +44,15 @@ from scripts import (
   train_mini_pacman,
   train_nth_farthest,
 )
-from scripts.lib import program, run_flags
+from scripts.lib import (
+  box_world_flags,
+  experiment,
+  mini_pacman_flags,
+  nth_farthest_flags,
+  program,
+  run_flags,
+)
 from tasks.environments import Environment
-from tasks.nth_farthest import NthFarthest
 
 FLAGS = flags.FLAGS
 for _script in (
@@ -55,14 +63,41 @@ for _script in (
     train_nth_farthest,
 ):
   flags.adopt_module_key_flags(_script)
+flags.adopt_module_key_flags(output_flags)
 
 _PRESETS = pathlib.Path(run_flags.__file__).parents[1] / "presets"
+
+
+class _Benchmark(NamedTuple):
+  """What is measured under a name.
+
+  Attributes:
+    script: the training program.
+    preset: the flags, a file in the folder of presets.
+    make_environment: makes the environment of an agent.
+  """
+
+  script: types.ModuleType
+  preset: str
+  make_environment: Callable[[], Environment] | None = None
+
+
 _BENCHMARKS = {
-    "nth_farthest": (train_nth_farthest, "nth_farthest_demo"),
-    "learn_to_execute": (train_learn_to_execute, "lte_program"),
-    "language_modeling": (train_language_model, "lm_demo"),
-    "mini_pacman": (train_mini_pacman, "mini_pacman_demo"),
-    "box_world": (train_box_world, "box_world_demo"),
+    "nth_farthest": _Benchmark(train_nth_farthest, "nth_farthest/demo"),
+    "learn_to_execute": _Benchmark(
+        train_learn_to_execute, "learn_to_execute/program"
+    ),
+    "language_modeling": _Benchmark(
+        train_language_model, "language_modeling/demo"
+    ),
+    "mini_pacman": _Benchmark(
+        train_mini_pacman,
+        "mini_pacman/demo",
+        mini_pacman_flags.make_environment,
+    ),
+    "box_world": _Benchmark(
+        train_box_world, "box_world/demo", box_world_flags.make_environment
+    ),
 }
 flags.DEFINE_multi_enum(
     "benchmark", list(_BENCHMARKS), list(_BENCHMARKS), "What to measure."
@@ -73,93 +108,102 @@ flags.DEFINE_float(
     "How long to measure, each time; 0: only count.",
     lower_bound=0,
 )
-flags.DEFINE_boolean(
-    "json", False, "Print a list of rows in JSON rather than a table."
-)
 
 
-def measure(name: str, arguments: list[str]) -> dict[str, Any]:
+def measure(
+    name: str,
+    arguments: Sequence[str],
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
   """Measures the update of a training program.
 
   Args:
     name: of the benchmark.
     arguments: flags that overrule those of its preset.
+    devices: the devices to use; None for all that there are.
 
   Returns:
     A row, by column.
   """
-  script, preset = _BENCHMARKS[name]
-
-  def measure_update(
-      parallel, init, loss_fn, optimizer, evaluate, *, batches=None, **reporting
-  ):
-    del evaluate, reporting
-    indices = parallel.local_indices(FLAGS.batch_size)
-    place = parallel.place_batch
-    if batches is None:
-      placed = place(indices)
-      batch_at = lambda step: placed  # noqa: E731
-      if script is train_nth_farthest:
-        sample = _nth_farthest_sampler(indices)
-      else:
-        sample = _random_play(script.make_environment())
-    else:
-      sample = functools.partial(batches, indices=indices)
-      batch_at = lambda step: place(sample(step))  # noqa: E731
-    state = parallel.place_state(training.to_numpy(init()))
-    update = parallel.make_update(loss_fn, optimizer)
-
-    def train(step):
-      nonlocal state
-      state, metrics = update(state, batch_at(step))
-      return metrics
-
-    def operations(placing):
-      shapes = jax.tree.map(
-          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-          (state, batch_at(0)),
-      )
-      lowered = placing.make_update(loss_fn, optimizer).lower(*shapes)
-      return lowered.compile().cost_analysis()["flops"]
-
-    jaxpr = jax.make_jaxpr(update)(state, batch_at(0)).jaxpr
-    counted = products(jaxpr).items()
-    row["gflop"] = 1e-9 * sum(product.flops * n for product, n in counted)
-    if parallel.mode == "jit" and len(parallel.devices) > 1:
-      alone = training.DataParallel("jit", parallel.devices[:1])
-      row["share"] = 100 * operations(parallel) / operations(alone)
-    if FLAGS.seconds:
-      row["updates_per_second"] = _rate(train)
-      row["batches_per_second"] = _rate(sample)
-
+  script, preset, make_environment = _BENCHMARKS[name]
   for flag in FLAGS:
     FLAGS[flag].unparse()  # What another benchmark's preset said.
   with tempfile.TemporaryDirectory() as workdir:
-    FLAGS([
+    program.parse([
         sys.argv[0],
         f"--flagfile={_PRESETS / preset}.flags",
         f"--workdir={workdir}",
         *arguments,
     ])
     run_flags.set_precision()
-    row = {
-        "benchmark": name,
-        "core": FLAGS.core,
-        "batch_size": FLAGS.batch_size,
-    }
+    parallel = run_flags.make_parallel(devices)
     with (
         jax.default_matmul_precision(FLAGS.matmul_precision),
-        programs.instead_of(
-            run_flags, "train_or_evaluate", measure_update
-        ),
+        contextlib.ExitStack() as stack,
     ):
-      script.main()
+      measured = script.make_experiment(parallel)
+      if measured.close is not None:
+        stack.callback(measured.close)
+      indices = parallel.local_indices(FLAGS.batch_size)
+      if measured.batches is not None:
+        sample = functools.partial(measured.batches, indices=indices)
+      elif make_environment is not None:
+        sample = _random_play(make_environment())
+      else:
+        sample = _nth_farthest_sampler(indices)
+      return {
+          "benchmark": name,
+          "core": FLAGS.core,
+          "batch_size": FLAGS.batch_size,
+      } | _measure_update(measured, parallel, sample)
+
+
+def _measure_update(
+    measured: experiment.Experiment,
+    parallel: training.DataParallel,
+    sample: Callable[[int], Any],
+) -> dict[str, float]:
+  """Counts the operations of an update, and times it if --seconds says so.
+
+  Args:
+    measured: what is trained.
+    parallel: how an update is split over devices.
+    sample: makes the data of the update after so many.
+
+  Returns:
+    Columns of a row.
+  """
+  state = parallel.place_state(training.to_numpy(measured.init()))
+  batch_at = experiment.make_batches(measured, parallel)
+  update = parallel.make_update(measured.loss_fn, measured.optimizer)
+
+  def train(step):
+    nonlocal state
+    state, metrics = update(state, batch_at(step))
+    return metrics
+
+  def operations(placing):
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch_at(0))
+    )
+    placed = placing.make_update(measured.loss_fn, measured.optimizer)
+    return placed.lower(*shapes).compile().cost_analysis()["flops"]
+
+  jaxpr = jax.make_jaxpr(update)(state, batch_at(0)).jaxpr
+  counted = products(jaxpr).items()
+  row = {"gflop": 1e-9 * sum(product.flops * n for product, n in counted)}
+  if parallel.mode == "jit" and len(parallel.devices) > 1:
+    alone = training.DataParallel("jit", parallel.devices[:1])
+    row["share"] = 100 * operations(parallel) / operations(alone)
+  if FLAGS.seconds:
+    row["updates_per_second"] = _rate(train)
+    row["batches_per_second"] = _rate(sample)
   return row
 
 
 def _nth_farthest_sampler(indices) -> Callable[[int], Any]:
   """Returns what draws examples of the whole task, compiled alone."""
-  task = NthFarthest(FLAGS.num_objects, FLAGS.num_features, FLAGS.order)
+  task, _ = nth_farthest_flags.make_task()
 
   @jax.jit
   def sample(step):

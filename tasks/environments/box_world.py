@@ -33,9 +33,9 @@ Glossary of shapes:
   - A: cells where the key of an object can be placed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import colorsys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +139,7 @@ class BoxWorld(interface.Environment):
       branch_length: int = 1,
       max_steps: int = 120,
       view: str = "viewport",
+      sample_where: Callable[..., Any] = interface.sample_where,
   ):
     """Constructs the environment; the defaults are the paper's.
 
@@ -150,6 +151,8 @@ class BoxWorld(interface.Environment):
       branch_length: boxes of a distractor branch.
       max_steps: the episode ends with the step after this many; 0: never.
       view: "viewport" or "full".
+      sample_where: draws an episode where one begins; for benchmarks, which
+        compare others with `interface.sample_where`.
 
     Raises:
       ValueError: if a number is out of its range, if there are too few colours
@@ -189,6 +192,7 @@ class BoxWorld(interface.Environment):
     self.branch_length = branch_length
     self.max_steps = max_steps
     self.view = view
+    self._sample_where = sample_where
     side = grid_size + 2
     self.observation_shape = (
         (5, 5, 6) if view == "viewport" else (side, side, 3)
@@ -249,7 +253,7 @@ class BoxWorld(interface.Environment):
     blank = _first_state(
         key, jnp.zeros([side, side], jnp.uint8), jnp.int32(0)
     )
-    state = interface.sample_where(
+    state = self._sample_where(
         jnp.bool_(True), self._sample_episode, key, (), blank
     )
     return state, interface.TimeStep(
@@ -311,7 +315,7 @@ class BoxWorld(interface.Environment):
             jnp.int32(interface.StepType.MID),
         ),
     )
-    state = interface.sample_where(
+    state = self._sample_where(
         restart, self._sample_episode, state.key, (), state
     )
     reward = (

@@ -30,8 +30,9 @@ Glossary of shapes:
   - N: cells of a view: 285, or 25 in the window.
 """
 
+from collections.abc import Callable
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -313,6 +314,7 @@ class MiniPacman(interface.Environment):
       *,
       view: str = "viewport",
       encoding: str = "rgb",
+      sample_where: Callable[..., Any] = interface.sample_where,
   ):
     """Constructs the environment.
 
@@ -321,6 +323,8 @@ class MiniPacman(interface.Environment):
         `dataclasses.replace(RULES["hunt"], start_level=3)`.
       view: "viewport", the paper's window of 5 x 5 cells, or "full".
       encoding: "rgb" or "planes".
+      sample_where: draws a level where one begins; for benchmarks, which
+        compare others with `interface.sample_where`.
 
     Raises:
       ValueError: if the mode, the view or the encoding is unknown.
@@ -338,6 +342,7 @@ class MiniPacman(interface.Environment):
     self.rules = rules
     self.view = view
     self.encoding = encoding
+    self._sample_where = sample_where
     self.observation_shape = (
         *((5, 5) if view == "viewport" else (_ROWS, _COLS)),
         3 if encoding == "rgb" else 6,
@@ -545,7 +550,7 @@ class MiniPacman(interface.Environment):
   ) -> State:
     """Puts a new board of the given level into the state, where `when`."""
     return state._replace(
-        board=interface.sample_where(
+        board=self._sample_where(
             when, self._sample_board, key, level, state.board
         ),
         level=jnp.where(when, level, state.level),

@@ -1,9 +1,14 @@
 """The benchmark of the environments, run as its users run it."""
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.helpers.in_process import own_process
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+  with own_process("benchmarks.environments") as benchmark:
+    yield benchmark
 
 
 @pytest.mark.parametrize(
@@ -14,17 +19,12 @@ import pytest
         pytest.param(["--resets", "--steps=70"], 4, marks=pytest.mark.slow),
     ],
 )
-def test_table(arguments, rows):
-  done = subprocess.run(
-      [
-          *(sys.executable, "-m", "benchmarks.environments", "--steps=3"),
-          *("--env=box_world", "--num_envs=40", "--runs=1", *arguments),
-      ],
-      capture_output=True,
-      text=True,
-      timeout=240,
+def test_table(benchmark, arguments, rows):
+  status, out, err = benchmark(
+      *("--steps=3", "--env=box_world", "--num_envs=40", "--runs=1"),
+      *arguments,
   )
-  assert done.returncode == 0, done.stderr
-  table = [line.split("  ") for line in done.stdout.splitlines()[2:]]
+  assert status == 0, err
+  table = [line.split("  ") for line in out.splitlines()[2:]]
   assert [row[0] for row in table] == ["box_world"] * rows
   assert all(float(row[-1].replace(",", "")) > 0 for row in table)

@@ -1,45 +1,53 @@
 """The benchmark of training programs, run as its users run it."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 
+from absl.testing import flagsaver
+import haiku as hk
+import jax
 import pytest
+
+from benchmarks import training
+from tests.helpers.in_process import exit_of
+
+
+def measure(name, *arguments, num_devices=1):
+  """Returns a row, measured with the first devices."""
+  with flagsaver.flagsaver(seconds=0), jax.numpy_dtype_promotion("standard"):
+    return training.measure(name, arguments, jax.devices()[:num_devices])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["box_world", "mini_pacman"])
 def test_agents_beside_their_environments_alone(name):
-  done = subprocess.run(
-      [
-          *(sys.executable, "-m", "benchmarks.training", f"--benchmark={name}"),
-          *("--core=lstm", "--seconds=0.5", "--json"),
-      ],
-      capture_output=True,
-      text=True,
-      timeout=300,
-  )
-  assert done.returncode == 0, done.stderr
-  (row,) = json.loads(done.stdout)
+  row = measure(name, "--core=lstm", "--seconds=0.5")
   assert (row["benchmark"], row["core"]) == (name, "lstm")
   assert 0 < row["updates_per_second"] < row["batches_per_second"]
 
 
+@pytest.mark.parametrize("name", ["nth_farthest", "learn_to_execute"])
+def test_rates(name):
+  """Of a task that is drawn on the device, and of one that is read."""
+  status, out, err = exit_of(
+      training,
+      *("--json", "--seconds=0.1", f"--benchmark={name}", "--core=lstm"),
+      *("--hidden_size=3", "--mlp_sizes=4", "--batch_size=8"),
+  )
+  assert status == 0, err
+  (row,) = json.loads(out)
+  assert (row["benchmark"], row["core"]) == (name, "lstm")
+  assert row["batch_size"] == 8
+  assert row["updates_per_second"] > 0
+  assert row["batches_per_second"] > 0
+
+
 def test_products_of_an_update_are_counted():
   """An MLP's are 2 M K N forward, and as many for each gradient."""
-  done = subprocess.run(
-      [
-          *(sys.executable, "-m", "benchmarks.training", "--json"),
-          *("--benchmark=nth_farthest", "--core=lstm", "--seconds=0"),
-          *("--hidden_size=7", "--mlp_sizes=5", "--batch_size=2"),
-      ],
-      capture_output=True,
-      text=True,
-      check=True,
+  row = measure(
+      "nth_farthest",
+      *("--core=lstm", "--hidden_size=7", "--mlp_sizes=5", "--batch_size=2"),
+      "--seconds=0",
   )
-  (row,) = json.loads(done.stdout)
   features, steps = 11, 3  # 2 coordinates; label, m and n one-hot.
   # The input's gradient is nobody's, but XLA is to find that out.
   lstm = steps * 3 * 2 * 2 * (features + 7) * 4 * 7
@@ -50,42 +58,23 @@ def test_products_of_an_update_are_counted():
 
 def test_devices_share_the_work():
   """Each draws its own examples, and none works on those of another."""
-  done = subprocess.run(
-      [
-          *(sys.executable, "-m", "benchmarks.training", "--json"),
-          *("--benchmark=nth_farthest", "--core=lstm", "--seconds=0"),
-          *("--hidden_size=64", "--mlp_sizes=64", "--batch_size=64"),
-          "--parallel=jit",
-      ],
-      capture_output=True,
-      text=True,
-      check=True,
-      env=os.environ
-      | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+  row = measure(
+      "nth_farthest",
+      *("--core=lstm", "--hidden_size=64", "--mlp_sizes=64"),
+      *("--batch_size=64", "--parallel=jit", "--seconds=0"),
+      num_devices=4,
   )
-  (row,) = json.loads(done.stdout)
   assert 25 <= row["share"] < 30
 
 
-# A process of its own, since other benchmarks define the same flags.
-_PRECISION = """
-import haiku as hk
-from benchmarks import training
-for precision in ("bfloat16", "float32"):
-  training.measure("nth_farthest", [
-      "--core=lstm", "--seconds=0", f"--precision={precision}",
-      "--hidden_size=2", "--mlp_sizes=2", "--batch_size=2"])
-  print("policy:", hk.mixed_precision.get_policy(hk.Linear))
-"""
-
-
 def test_precision_is_that_of_the_program():
-  done = subprocess.run(
-      [sys.executable, "-c", _PRECISION],
-      capture_output=True,
-      text=True,
-      check=True,
-  )
-  first, second = re.findall("policy: (.*)", done.stdout)
-  assert first == "p=full,c=bf16,o=full"  # Parameters, computing, outputs.
-  assert second == "None"
+  policies = []
+  for precision in ("bfloat16", "float32"):
+    measure(
+        "nth_farthest",
+        *("--core=lstm", "--hidden_size=2", "--mlp_sizes=2", "--batch_size=2"),
+        *("--seconds=0", f"--precision={precision}"),
+    )
+    policies.append(str(hk.mixed_precision.get_policy(hk.Linear)))
+  # Parameters, computing, outputs.
+  assert policies == ["p=full,c=bf16,o=full", "None"]
