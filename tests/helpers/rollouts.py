@@ -1,6 +1,5 @@
 """Whole episodes of many environments, for the tests of their statistics."""
 
-import functools
 import math
 
 import jax
@@ -20,60 +19,65 @@ def constant_policy(action):
   return lambda key, shape: jnp.full(shape, action, jnp.int32)
 
 
-def first_episodes(env, policy, num_episodes, key):
-  """Plays the first episode of each environment of a batch to its end.
+def first_episodes(env, policy, num_episodes, key, lanes=64):
+  """Plays the first episode of each of many environments to its end.
 
-  When few episodes are still running, they go on in a smaller batch, so that a
-  few long ones do not keep the whole batch busy.
+  A lane that is through with an episode takes the next one, so that a few long
+  episodes do not keep a large batch busy.
 
   Returns:
     A dict of NumPy arrays [num_episodes]: `return`, `length` and `last_reward`.
   """
-  reset_key, key = jax.random.split(key)
-  state, _ = jax.jit(jax.vmap(env.reset))(
-      jax.random.split(reset_key, num_episodes)
-  )
-  zeros = jnp.zeros([num_episodes])
-  metrics = {"return": zeros, "length": zeros, "last_reward": zeros}
-  done = jnp.zeros([num_episodes], bool)
-  whole = {name: np.zeros(num_episodes) for name in metrics}
-  rows = np.arange(num_episodes)
 
-  @functools.partial(jax.jit, static_argnames="enough")
-  def play(state, metrics, done, key, enough):
+  @jax.jit
+  def play(key):
+    reset_key, key = jax.random.split(key)
+    starts, _ = jax.vmap(env.reset)(jax.random.split(reset_key, num_episodes))
+
     def body(carry):
-      state, metrics, done, key = carry
+      state, episode, so_far, results, key = carry
       key, action_key = jax.random.split(key)
-      action = policy(action_key, done.shape)
+      action = policy(action_key, [lanes])
       state, timestep = jax.vmap(env.step)(state, action)
-      metrics = {
-          "return": metrics["return"] + jnp.where(done, 0, timestep.reward),
-          "length": metrics["length"] + jnp.where(done, 0.0, 1.0),
-          "last_reward": jnp.where(
-              done, metrics["last_reward"], timestep.reward
-          ),
+      so_far = {
+          "return": so_far["return"] + timestep.reward,
+          "length": so_far["length"] + 1.0,
+          "last_reward": timestep.reward,
       }
-      done |= timestep.step_type == interface.StepType.LAST
-      return state, metrics, done, key
+      ended = timestep.step_type == interface.StepType.LAST
+      ended &= episode < num_episodes
+      row = jnp.where(ended, episode, num_episodes)
+      results = jax.tree.map(
+          lambda whole, x: whole.at[row].set(x, mode="drop"), results, so_far
+      )
+      so_far = jax.tree.map(lambda x: jnp.where(ended, 0.0, x), so_far)
+      following = jnp.max(episode) + jnp.cumsum(ended, dtype=jnp.int32)
+      episode = jnp.where(ended, following, episode)
+      row = jnp.minimum(episode, num_episodes - 1)
+      state = jax.tree.map(
+          lambda x, start: jax.vmap(jnp.where)(ended, start[row], x),
+          state,
+          starts,
+      )
+      return state, episode, so_far, results, key
+
+    def zeros(size):
+      names = ("return", "length", "last_reward")
+      return {name: jnp.zeros([size]) for name in names}
 
     return jax.lax.while_loop(
-        lambda carry: jnp.sum(~carry[2]) > enough,
+        lambda carry: jnp.any(carry[1] < num_episodes),
         body,
-        (state, metrics, done, key),
-    )
+        (
+            jax.tree.map(lambda x: x[:lanes], starts),
+            jnp.arange(lanes),
+            zeros(lanes),
+            zeros(num_episodes),
+            key,
+        ),
+    )[3]
 
-  while True:
-    enough = 0 if done.size < 256 else done.size // 16
-    state, metrics, done, key = play(state, metrics, done, key, enough)
-    for name, values in metrics.items():
-      whole[name][rows] = np.asarray(values)
-    keep = np.flatnonzero(~np.asarray(done))
-    if not keep.size:
-      return whole
-    rows = rows[keep]
-    state, metrics, done = jax.tree.map(
-        lambda x: x[keep], (state, metrics, done)  # noqa: B023
-    )
+  return jax.device_get(play(key))
 
 
 def assert_same_mean(values, mean, error=None, size=None, rounding=0.0):

@@ -166,16 +166,10 @@ def test_types_of_what_is_returned(name):
   assert images.min() >= 0 and images.max() <= 1
 
 
-def halving(calls=None):
-  """Returns a sampler that accepts half of its draws, above a threshold."""
-
-  def sample(key, attempt, threshold):
-    if calls is not None:
-      jax.debug.callback(lambda _: calls.append(1), attempt)
-    value = jax.random.uniform(jax.random.fold_in(key, attempt))
-    return value > threshold, {"value": value, "attempt": attempt}
-
-  return sample
+def halving(key, attempt, threshold):
+  """Accepts half of its draws, above a threshold."""
+  value = jax.random.uniform(jax.random.fold_in(key, attempt))
+  return value > threshold, {"value": value, "attempt": attempt}
 
 
 def test_sample_where_draws_for_each_row_what_it_would_alone():
@@ -189,9 +183,7 @@ def test_sample_where_draws_for_each_row_what_it_would_alone():
   }
 
   def draw(needed, key, threshold, otherwise):
-    return interface.sample_where(
-        needed, halving(), key, threshold, otherwise
-    )
+    return interface.sample_where(needed, halving, key, threshold, otherwise)
 
   drawn = jax.jit(jax.vmap(draw))(needed, keys, thresholds, otherwise)
   alone = jax.jit(draw)
@@ -216,23 +208,35 @@ def test_sample_where_draws_for_each_row_what_it_would_alone():
   jax.tree.map(np.testing.assert_array_equal, twice, jax.tree.map(fold, drawn))
 
 
+@pytest.fixture(scope="module")
+def counted():
+  """Returns a batched sampler and a list that gets longer with each draw."""
+  calls = []
+
+  def sample(key, attempt, threshold):
+    jax.debug.callback(lambda _: calls.append(1), attempt)
+    return halving(key, attempt, threshold)
+
+  @jax.jit
+  @jax.vmap
+  def draw(needed, key):
+    otherwise = {"value": jnp.float32(0), "attempt": jnp.int32(-1)}
+    return interface.sample_where(
+        needed, sample, key, jnp.float32(-1), otherwise
+    )
+
+  return draw, calls
+
+
 @pytest.mark.parametrize(
     "number, draws", [(0, 0), (1, 32), (32, 32), (33, 64)]
 )
-def test_sample_where_draws_no_more_than_is_needed(number, draws):
-  batch, calls = 1000, []
-  sample = halving(calls)
-  drawn = jax.jit(
-      jax.vmap(
-          lambda needed, key: interface.sample_where(
-              needed,
-              sample,
-              key,
-              jnp.float32(-1),
-              {"value": jnp.float32(0), "attempt": jnp.int32(-1)},
-          )
-      )
-  )(np.arange(batch) < number, jax.random.split(jax.random.key(2), batch))
+def test_sample_where_draws_no_more_than_is_needed(number, draws, counted):
+  draw, calls = counted
+  calls.clear()
+  drawn = draw(
+      np.arange(1000) < number, jax.random.split(jax.random.key(2), 1000)
+  )
   jax.block_until_ready(drawn)
   jax.effects_barrier()
   assert len(calls) == draws

@@ -15,6 +15,7 @@ from tests.helpers import rollouts
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 STAY, RIGHT, UP, LEFT, DOWN = range(5)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @functools.cache
@@ -98,6 +99,20 @@ def certain_rules(mode, ghosts_move, **changes):
   )
 
 
+@functools.cache
+def full_env(mode, ghosts_move, frame_cap=3000):
+  """Returns an environment in which all of the maze is seen."""
+  rules = certain_rules(mode, ghosts_move, frame_cap=frame_cap)
+  return mini_pacman.MiniPacman(rules, view="full")
+
+
+# A step takes seconds to compile, so the tests share them.
+@functools.cache
+def stepper(*rules):
+  """Returns the compiled step of a `full_env`."""
+  return jax.jit(full_env(*rules).step)
+
+
 def index(tree, i):
   """Returns example i of a tree of arrays."""
   return jax.tree.map(lambda x: x[i], tree)
@@ -120,9 +135,7 @@ def test_recorded_transitions(batched):
     }
   checked = 0
   for (mode, ghosts_move, frame_cap), records in groups.items():
-    env = mini_pacman.MiniPacman(
-        certain_rules(mode, ghosts_move, frame_cap=frame_cap), view="full"
-    )
+    env = full_env(mode, ghosts_move, frame_cap)
     states = [make_state(record["before"]) for record in records]
     actions = np.array([record["action"] for record in records], np.int32)
     if batched:
@@ -133,10 +146,10 @@ def test_recorded_transitions(batched):
       )
       outcomes = [index(outcomes, i) for i in range(len(records))]
     else:
-      step = jax.jit(env.step)
-      outcomes = [
-          step(*arguments) for arguments in zip(states, actions, strict=True)
-      ]
+      step = stepper(mode, ghosts_move, frame_cap)
+      outcomes = jax.device_get(
+          [step(*arguments) for arguments in zip(states, actions, strict=True)]
+      )
     for record, (state, timestep) in zip(records, outcomes, strict=True):
       after = describe(state)
       if record["new_level"]:
@@ -165,7 +178,7 @@ def test_recorded_transitions(batched):
 
 def test_outcome_counts_over_an_episode():
   """Food, a pill and a ghost in three steps; the next episode begins at 0."""
-  env = mini_pacman.MiniPacman(certain_rules("regular", 0, frame_cap=3))
+  env = full_env("regular", 0, 10)
   food = [row.replace(".", "-") for row in mini_pacman.MAZE]
   food[1] = food[1][:3] + "o" + food[1][4:]
   record = {
@@ -174,14 +187,14 @@ def test_outcome_counts_over_an_episode():
       "pills": [[1, 2]],
       "power": 0,
       "level": 4,
-      "timer": 0,
-      "frame": 0,
+      "timer": 7,
+      "frame": 7,
       "food": [*food[:13], food[13][:17] + "o" + food[13][18:], *food[14:]],
   }
   state = make_state(record)
   counts = []
-  take = jax.jit(env.step)
-  for action in (1, 1, 4, 0):
+  take = stepper("regular", 0, 10)
+  for action in np.array([1, 1, 4, 0], np.int32):
     state, timestep = take(state, action)
     counts.append(
         [int(value) for value, _ in env.outcome(state, timestep).values()]
@@ -197,14 +210,23 @@ def test_outcome_counts_over_an_episode():
 
 def test_recorded_observations():
   frames = np.load(GOLDEN / "mini_pacman_frames.npz")
+  observe = {
+      (encoding, view): jax.jit(
+          mini_pacman.MiniPacman(view=view, encoding=encoding).observe
+      )
+      for encoding in ("planes", "rgb")
+      for view in ("full", "viewport")
+  }
   for i, text in enumerate(frames["states"]):
     state = make_state(json.loads(str(text)))
     for encoding in ("planes", "rgb"):
-      env = mini_pacman.MiniPacman(view="full", encoding=encoding)
       np.testing.assert_allclose(
-          env.observe(state), frames[encoding][i], rtol=0, atol=1e-6
+          observe[encoding, "full"](state),
+          frames[encoding][i],
+          rtol=0,
+          atol=1e-6,
       )
-      window = mini_pacman.MiniPacman(encoding=encoding).observe(state)
+      window = observe[encoding, "viewport"](state)
       padding = [1, 0, 0, 0, 0, 0] if encoding == "planes" else [1, 1, 1]
       wide = np.zeros([19, 23, len(padding)], np.float32) + padding
       wide[2:-2, 2:-2] = frames[encoding][i]
@@ -218,14 +240,15 @@ def test_recorded_observations():
 def test_level_that_ends_by_its_timer_is_still_shown(encoding):
   frames = np.load(GOLDEN / "mini_pacman_frames.npz")
   record = json.loads(str(frames["timer_step"]))
-  env = mini_pacman.MiniPacman(
-      certain_rules(record["mode"], record["ghosts_move"]),
-      view="full",
-      encoding=encoding,
-  )
-  state, timestep = jax.jit(env.step)(
-      make_state(record["before"]), record["action"]
-  )
+  rules = record["mode"], record["ghosts_move"], 3000
+  step = stepper(*rules)
+  if encoding != full_env(*rules).encoding:
+    env = mini_pacman.MiniPacman(
+        full_env(*rules).rules, view="full", encoding=encoding
+    )
+    step = jax.jit(env.step)
+  action = np.int32(record["action"])
+  state, timestep = step(make_state(record["before"]), action)
   assert state.level == record["before"]["level"] + 1
   np.testing.assert_allclose(
       timestep.observation, frames[f"timer_step_{encoding}"], rtol=0, atol=1e-6
@@ -233,13 +256,6 @@ def test_level_that_ends_by_its_timer_is_still_shown(encoding):
 
 
 EMPTY = tuple(row.replace(".", "-") for row in mini_pacman.MAZE)
-
-
-@functools.cache
-def stepper(mode, ghosts_move, frame_cap):
-  """Returns the compiled step of an environment."""
-  rules = certain_rules(mode, ghosts_move, frame_cap=frame_cap)
-  return jax.jit(mini_pacman.MiniPacman(rules).step)
 
 
 def step(mode, action, ghosts_move=0, frame_cap=3000, **changes):
@@ -260,7 +276,7 @@ def step(mode, action, ghosts_move=0, frame_cap=3000, **changes):
       **changes,
   }
   state, timestep = stepper(mode, ghosts_move, frame_cap)(
-      make_state(record), action
+      make_state(record), np.int32(action)
   )
   return describe(state), float(timestep.reward), timestep
 
@@ -435,7 +451,7 @@ def test_avoid_goes_on_to_the_next_level_after_128_steps():
   after, _, timestep = step("avoid", STAY, timer=127)
   assert after["level"] == 2 and after["timer"] == 0
   # The observation is still of the old, eaten board.
-  assert timestep.observation[2, 3].tolist() == [0, 0, 0]
+  assert timestep.observation[1, 2].tolist() == [0, 0, 0]
   after, _, _ = step("regular", STAY, timer=127)
   assert after["level"] == 1 and after["timer"] == 128
 
