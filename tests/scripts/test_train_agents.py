@@ -10,14 +10,11 @@ import optax
 from PIL import Image
 import pytest
 
-import rmc
 from rmc import training
 from scripts import evaluate_agent, train_box_world, train_mini_pacman
 from scripts.lib import (
   agent_flags,
   box_world_flags,
-  core_flags,
-  cores,
   mini_pacman_flags,
   optimizer_flags,
   run_flags,
@@ -315,75 +312,22 @@ def test_presets_are_there():
   assert {*AGENTS} == names | {"box_world/smoke", "mini_pacman/smoke"}
 
 
-def test_flags_reach_agent_and_core(monkeypatch):
+def test_flags_reach_the_agent():
   """Each has a value of its own, so that none can be taken for another."""
-  seen = {}
-
-  def record(module, name):
-    made = getattr(module, name)
-
-    def make(*arguments, **settings):
-      seen.update(settings)
-      return made(*arguments, **settings)
-
-    monkeypatch.setattr(module, name, make)
-
-  record(agent_flags, "Agent")
-  record(rmc, "RelationalMemory")
   expected = {
       "unroll_length": 3,
       "discount": 0.75,
       "entropy_cost": 0.125,
       "value_cost": 0.375,
       "actor_lag": 2,
-      "mem_slots": 4,
-      "head_size": 5,
-      "num_heads": 6,
-      "num_blocks": 7,
-      "key_size": 8,
-      "attention_mlp_layers": 9,
-      "forget_bias": 1.5,
-      "input_bias": -0.5,
   }
   with parsed(
       preset("box_world/smoke"),
       *(f"--{name}={value}" for name, value in expected.items()),
   ):
-    agent_flags.make_agent(box_world_flags.make_environment())
-  assert seen.items() >= expected.items()
-
-
-def test_flags_reach_other_cores(monkeypatch):
-  """And what is around a core: the loop, and a read-out."""
-  monkeypatch.setattr(rmc.baselines, "DNC", lambda **settings: settings)
-  monkeypatch.setattr(rmc.baselines, "EntNet", lambda *sizes: sizes)
-  monkeypatch.setattr(rmc, "RelationalMemory", lambda **settings: settings)
-  expected = {
-      "memory_size": 2,
-      "word_size": 3,
-      "num_reads": 4,
-      "num_writes": 5,
-      "controller": "feedforward",
-      "controller_layers": 6,
-      "hidden_size": 7,
-      "clip_value": 8.0,
-  }
-  flags_of_dnc = [f"--dnc_{name}={value}" for name, value in expected.items()]
-  with parsed("--core=dnc", *flags_of_dnc):
-    assert cores.make_core() == expected | {"output_size": 7}
-    FLAGS.dnc_clip_value = 0.0
-    assert cores.make_core()["clip_value"] is None
-  with parsed(
-      "--core=entnet", "--entnet_num_cells=2", "--entnet_hidden_size=3"
-  ):
-    assert cores.make_core() == (2, 3)
-  for name, style in (("unit", "unit"), ("memory", "memory"), ("none", None)):
-    with parsed(f"--gate_style={name}"):
-      assert cores.make_core()["gate_style"] == style
-  with parsed("--remat", "--scan_unroll=3"):
-    assert core_flags.unroll_options() == {"remat": True, "unroll": 3}
-  with parsed():
-    assert core_flags.mlp_sizes() == [256] * 4
+    agent = agent_flags.make_agent(box_world_flags.make_environment())
+  for name, value in expected.items():
+    assert getattr(agent, f"_{name}") == value
 
 
 def test_flags_reach_the_environments():
@@ -503,11 +447,3 @@ def test_rmsprop_is_tensorflows():
     mean_square = 0.75 * mean_square + 0.25 * grad**2
     expected -= 0.25 * grad / np.sqrt(mean_square + 0.5)
   np.testing.assert_allclose(params, expected, rtol=1e-5)
-
-
-def test_conv_lstm_is_for_agents():
-  with (
-      parsed("--core=conv_lstm"),
-      pytest.raises(UsageError, match="must be one of rmc, lstm, dnc, entnet"),
-  ):
-    cores.make_core()

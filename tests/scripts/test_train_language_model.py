@@ -2,27 +2,32 @@
 
 import json
 import socket
-import types
 
 from absl import flags
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-import rmc
 from rmc import softmax, training
 from rmc.training import checkpoint
 from scripts import generate_text, train_language_model
-from scripts.lib import run_flags
+from scripts.lib.language_model_flags import make_network
+from scripts.lib.program import UsageError
 from tasks import language_modeling
-from tasks.language_modeling import SPLITS, TrainingWindows, Vocabulary
+from tasks.language_modeling import (
+  SPLITS,
+  TrainingWindows,
+  Vocabulary,
+  perplexity,
+)
+from tests.helpers.in_process import exit_of
 from tests.helpers.programs import ROOT, parsed, run
+from tests.helpers.texts import load, make_text
 
 FLAGS = flags.FLAGS
-PRESETS = sorted((ROOT / "scripts" / "presets").glob("lm_*.flags"))
+PRESETS = ROOT / "scripts" / "presets" / "language_modeling"
 SMALL = (
     "--corpus=text",
     "--mem_slots=1",
@@ -39,39 +44,14 @@ SMALL = (
     "--eval_streams=3",
 )
 
-
-def make_text(folder, num_types=20, turned=False):
-  """Writes a text of words that depend on the word before.
-
-  Args:
-    folder: where to.
-    num_types: how many words there are.
-    turned: whether each split has its last line first.
-
-  Returns:
-    The folder.
-  """
-  steps = 1 + (np.random.default_rng(0).random(400) < 0.2)
-  folder.mkdir()
-  lines = np.array([f"w{i % num_types}" for i in np.cumsum(steps)])
-  for split, size in zip(SPLITS, (400, 90, 70), strict=True):
-    rows = np.roll(lines[:size].reshape(-1, 10), int(turned), axis=0)
-    text = "\n".join(" ".join(line) for line in rows)
-    (folder / f"{split}.txt").write_text(text)
-  return folder
+NEARLY_ALL = 1 - 1e-7  # Nothing is left of the few numbers there are here.
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   folder = make_text(tmp_path_factory.mktemp("texts") / "text")
-  load(folder)  # The first use defines flags, which a flagsaver takes back.
+  load(folder)
   return folder
-
-
-def load(folder):
-  """Returns the corpus of `make_text`, tokenised where `train` does it."""
-  data_dir = str(folder.parent / "data")
-  return language_modeling.load("text", str(folder), data_dir)
 
 
 def texts(folder, small=SMALL):
@@ -100,7 +80,7 @@ def test_train_evaluate_generate(tmp_path, folder):
   """The three programs, as a person runs them."""
   workdir = tmp_path / "run"
   places = (f"--workdir={workdir}", f"--data_dir={tmp_path / 'data'}")
-  more = ("--steps=9", "--eval_unroll=2,30")
+  more = ("--steps=9", "--eval_reset_intervals=2,30")
   result = run(
       "scripts.train_language_model",
       *SMALL,
@@ -144,7 +124,7 @@ def test_train_evaluate_generate(tmp_path, folder):
   assert set(words) <= set(vocabulary.words)
   with parsed(f"--flagfile={workdir / 'flags.txt'}", *prompt):
     again = generate_text.generate(
-        train_language_model.make_network(len(vocabulary)),
+        make_network(len(vocabulary)),
         training.load_params(workdir),
         [vocabulary.eos, *vocabulary.encode(words[:3])],
         FLAGS.num_words,
@@ -159,24 +139,22 @@ def test_train_evaluate_generate(tmp_path, folder):
     "module, arguments, message",
     [
         (
-            "train_language_model",
+            train_language_model,
             ["--corpus=wikitext2", "--manual_dir=nowhere"],
             "manual_dir must be a folder, got 'nowhere'. wikitext2 needs wiki.",
         ),
         (
-            "generate_text",
+            generate_text,
             ["--temperature=0"],
             "--temperature=0.0: must be a finite number above 0",
         ),
-        ("generate_text", [], "holds no run of a language model"),
+        (generate_text, [], "holds no run of a language model"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, module, arguments, message):
-  result = run(f"scripts.{module}", f"--workdir={tmp_path}", *arguments)
-  assert result.returncode == 2
-  assert result.stderr.count("\n") == 1
-  assert message in result.stderr
-  assert not result.stdout
+  status, out, err = exit_of(module, f"--workdir={tmp_path}", *arguments)
+  assert (status, out, err.count("\n")) == (2, "", 1)
+  assert message in err
   assert not list(tmp_path.iterdir())
 
 
@@ -191,7 +169,7 @@ def test_wrong_flags_are_one_line(tmp_path, module, arguments, message):
             "cutoffs must ascend from 1 to below the 22",
         ),
         (["--cutoffs=1,a"], "--cutoffs=1,a must be positive integers"),
-        (["--eval_unroll=0"], "--eval_unroll=0 must be positive integers"),
+        (["--eval_reset_intervals=0"], "intervals=0 must be positive integers"),
         (
             ["--nooutput_projection", "--head_size=5"],
             "output_projection is needed: the core's output has 10",
@@ -199,7 +177,7 @@ def test_wrong_flags_are_one_line(tmp_path, module, arguments, message):
     ],
 )
 def test_wrong_flags(train, tmp_path, arguments, message):
-  with pytest.raises(run_flags.UsageError, match=message):
+  with pytest.raises(UsageError, match=message):
     train(tmp_path, *arguments)
   assert not list(tmp_path.iterdir())
 
@@ -213,16 +191,13 @@ def test_wrong_flags(train, tmp_path, arguments, message):
         ("--workdir={text}", "--workdir=.* must not be in --manual_dir=.*text"),
     ],
 )
-def test_found_before_tokenising(
-    train, tmp_path, folder, monkeypatch, argument, message
-):
-  monkeypatch.delattr(language_modeling, "load")
-  arguments = ("--softmax=adaptive", "--cutoffs=9", argument)
-  arguments = [argument.format(text=folder) for argument in arguments]
-  with pytest.raises(run_flags.UsageError, match=message):
-    train(tmp_path, *arguments)
-  with pytest.raises(AttributeError):  # It would have come to that.
-    train(tmp_path / "run")
+def test_found_before_tokenising(train, tmp_path, folder, argument, message):
+  """So that there is nothing yet where tokenised texts are kept."""
+  data_dir = tmp_path / "data"
+  arguments = ("--softmax=adaptive", "--cutoffs=9", f"--data_dir={data_dir}")
+  with pytest.raises(UsageError, match=message):
+    train(tmp_path, *arguments, argument.format(text=folder))
+  assert not data_dir.exists()
 
 
 def test_another_benchmarks_directory(train, tmp_path):
@@ -264,7 +239,7 @@ def test_another_text(train, tmp_path):
   for other, name in ((words, "vocabulary.txt"), (order, "corpus.json")):
     for mode in ("train", "eval"):
       message = f"reads another text than .*{other}, whose {name} is not the"
-      with pytest.raises(run_flags.UsageError, match=message):
+      with pytest.raises(UsageError, match=message):
         train(
             workdir,
             "--steps=2",
@@ -285,12 +260,13 @@ def state_of(workdir, step):
 def test_eight_devices_equal_one(train, tmp_path, monkeypatch, folder):
   """With dropout, and in the states that go from update to update.
 
-  The softmax has a chunk for each step, or on eight devices for two.
+  The softmax has a chunk for each step, or on eight devices for two. RMSProp
+  whose mean squares are nothing beside epsilon is gradient descent.
   """
   num_types = len(load(folder).vocabulary)
   monkeypatch.setattr(softmax, "_MAX_LOGITS", 2 * num_types)
-  monkeypatch.setattr(run_flags, "make_optimizer", lambda: optax.sgd(0.1))
-  arguments = ("--steps=3", "--core=lstm")
+  arguments = ("--steps=3", "--core=lstm", "--optimizer=rmsprop")
+  arguments += ("--learning_rate=1e3", "--rmsprop_epsilon=1e8")
   one = train(tmp_path / "one", "--parallel=jit", *arguments)
   state = state_of(tmp_path / "one", 3)
   assert sum(x.shape == (8, 8) for x in state) >= 2  # Hidden and cell.
@@ -313,7 +289,7 @@ def test_state_is_carried_in_training(train, tmp_path, folder):
   windows = TrainingWindows(corpus.splits["train"], 8, 5)
   words = np.concatenate([windows(i, range(8))[:, :-1] for i in range(2)], 1)
   with parsed(*SMALL):
-    network = train_language_model.make_network(len(corpus.vocabulary))
+    network = make_network(len(corpus.vocabulary))
     _, expected = jax.jit(network.apply.log_probs)(
         training.load_params(tmp_path),
         words.T,
@@ -324,83 +300,83 @@ def test_state_is_carried_in_training(train, tmp_path, folder):
   np.testing.assert_allclose(memory, expected, atol=1e-6)
 
 
-def test_dropout_is_of_training_alone(about_to_train, folder):
-  """Each of the two changes a loss, and neither a perplexity."""
-  losses, perplexities = [], []
-  for embedding, output in ((0, 0), (0.5, 0), (0, 0.5)):
-    with about_to_train(
+def test_dropout_is_of_training_alone(experiment_of, folder):
+  """Each of the two changes a loss in its own way, and neither a perplexity."""
+  losses, perplexities = {}, []
+  for embedding, output in ((0, 0), (0.5, 0), (NEARLY_ALL, 0), (0, NEARLY_ALL)):
+    with experiment_of(
         train_language_model,
         *texts(folder),
-        "--core=lstm",
-        "--parallel=jit",
         f"--embedding_dropout={embedding}",
         f"--output_dropout={output}",
-    ) as run:
-      state = run.init()
+    ) as made:
+      state = made.init()
       indices = np.arange(8, dtype=np.int32)
-      loss, _ = jax.jit(run.loss_fn)(
-          state.params, run.batches(0, indices), state.carry, state.key
+      loss, _ = jax.jit(made.loss_fn)(
+          state.params, made.batches(0, indices), state.carry, state.key
       )
-      losses.append(float(loss))
-      perplexities.append(run.evaluate(state)["valid_perplexity"])
-  assert len(set(losses)) == 3
+      losses[embedding, output] = float(loss)
+      perplexities.append(made.evaluate(state)["valid_perplexity"])
+  assert len(set(losses.values())) == 4
+  # Without the core's output all 22 words are as likely.
+  assert losses[0, NEARLY_ALL] == pytest.approx(np.log(22), rel=1e-6)
+  assert losses[NEARLY_ALL, 0] != pytest.approx(np.log(22), rel=1e-5)
   np.testing.assert_allclose(perplexities, perplexities[0], rtol=1e-6)
 
 
-def test_a_dropout_is_that_of_its_flag(monkeypatch):
-  seen = set()
-
-  class Model(rmc.LanguageModel):
-    def __init__(self, core, make_softmax, *dropouts, **options):
-      seen.add(dropouts[:2])
-      super().__init__(core, make_softmax, *dropouts, **options)
-
-  monkeypatch.setattr(rmc, "LanguageModel", Model)
-  with parsed(*SMALL, "--embedding_dropout=0.25", "--output_dropout=0.75"):
-    network = train_language_model.make_network(9)
-    jax.eval_shape(network.init, jax.random.key(0), jnp.zeros([1, 1], int))
-  assert seen == {(0.25, 0.75)}
-
-
-def test_a_perplexity_is_of_its_split_and_window(
-    about_to_train, folder, monkeypatch
-):
+def test_a_perplexity_is_of_its_split_and_interval(experiment_of, folder):
   """The test split comes at the end alone."""
+  corpus = load(folder)
+  with experiment_of(
+      train_language_model,
+      *texts(folder),
+      "--core=lstm",
+      "--steps=9",
+      "--eval_reset_intervals=2,30",
+  ) as made:
+    state = made.init()
+    state.params["language_model/~/projection"]["w"] *= 10
+    before = made.evaluate(state._replace(step=jnp.int32(8)))
+    found = made.evaluate(state._replace(step=jnp.int32(9)))
 
-  def perplexity(log_probs, initial_state, split, vocabulary, length):
-    del log_probs, vocabulary
-    (streams,) = {len(x) for x in jax.tree.leaves(initial_state)}
-    asked = (len(split), streams, length)
-    return types.SimpleNamespace(
-        total=lambda: asked, parts=lambda: {"rare": (*asked, "rare")}
-    )
+    @jax.jit
+    def log_probs(*arguments):
+      return made.network.apply.log_probs(state.params, *arguments)
 
-  monkeypatch.setattr(train_language_model, "perplexity", perplexity)
-  with about_to_train(
-      train_language_model, *texts(folder), "--steps=9", "--eval_unroll=2,30"
-  ) as run:
-    state = types.SimpleNamespace(params={}, step=8)
-    before = run.evaluate(state)
-    state.step = 9
-    found = run.evaluate(state)
-  # A line of ten words has an <eos> too; there are 9 and 7 of them.
-  assert before == {"eval_streams": 3, "valid_perplexity": (99, 3, 33)}
-  assert found == before | {
-      "test_perplexity": (77, 3, 26),
-      "test_perplexity_rare": (77, 3, 26, "rare"),
-      "test_perplexity_unroll_2": (77, 64, 2),
-      "test_perplexity_unroll_30": (77, 64, 30),
-  }
+    def measure(split, streams, length):
+      return perplexity(
+          log_probs,
+          made.network.apply.initial_state(state.params, streams),
+          corpus.splits[split],
+          corpus.vocabulary,
+          length,
+          FLAGS.window,
+      ).total()
+
+    # A line of ten words has an <eos> too; there are 9 and 7 of them.
+    expected = {
+        "eval_streams": 3,
+        "valid_perplexity": measure("valid", 3, 33),
+    }
+    assert before == pytest.approx(expected)
+    expected |= {
+        "test_perplexity": measure("test", 3, 26),
+        "test_perplexity_under_1k": measure("test", 3, 26),
+        "test_perplexity_unroll_2": measure("test", 64, 2),
+        "test_perplexity_unroll_30": measure("test", 64, 30),
+    }
+    assert found == pytest.approx(expected)
+  assert len(set(expected.values())) == 5
 
 
-def test_seed(about_to_train, folder):
+def test_seed(experiment_of, folder):
   """Of parameters and of dropout."""
   found = []
   for seed in (0, 3):
-    with about_to_train(
+    with experiment_of(
         train_language_model, *texts(folder), "--core=lstm", f"--seed={seed}"
-    ) as run:
-      state = run.init()
+    ) as made:
+      state = made.init()
     found.append((state.params["language_model/~/projection"]["w"], state.key))
   for x, y in zip(*jax.device_get(found), strict=True):
     assert np.any(x != y)
@@ -444,7 +420,7 @@ def test_one_short_text_is_learnt(train, tmp_path):
   for line in lines:
     prompt += [*vocabulary.encode(line), vocabulary.eos]
   with parsed(*flags_of_run, "--top_k=1"):
-    network = train_language_model.make_network(len(vocabulary))
+    network = make_network(len(vocabulary))
     found = generate_text.generate(
         network, training.load_params(workdir), prompt, 99
     )
@@ -483,20 +459,20 @@ def setting(folder):
   """
   corpus = load(folder)
   with parsed(*SMALL):
-    network = train_language_model.make_network(len(corpus.vocabulary))
+    network = make_network(len(corpus.vocabulary))
     words = jnp.zeros([1, 1], jnp.int32)
     params = jax.jit(network.init)(jax.random.key(0), words)
     params["language_model/~/projection"]["w"] *= 10
     log_probs = jax.jit(network.apply.log_probs)
 
     def measure(length, batch_size, window):
-      FLAGS.window = window
-      return train_language_model.perplexity(
+      return perplexity(
           lambda *args: log_probs(params, *args),
           network.apply.initial_state(params, batch_size),
           corpus.splits["test"],
           corpus.vocabulary,
           length,
+          window,
       ).total()
 
     yield corpus, network, params, measure
@@ -549,22 +525,26 @@ def test_perplexity_of_reset_states(setting):
 def sizes_of(*arguments, vocab_size=2000):
   """Returns how many parameters the network of some flags has."""
   with parsed(*arguments):
-    network = train_language_model.make_network(vocab_size)
+    network = make_network(vocab_size)
     tokens = jnp.zeros([1, 1], jnp.int32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), tokens)
     return hk.data_structures.tree_size(shapes)
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted({*PRESETS.iterdir()} - {PRESETS / "base.flags"}),
+    ids=lambda path: path.stem,
+)
 def test_presets(path):
   """They parse, and both cores are of the same size."""
   preset = f"--flagfile={path}"
   vocab_size = 33_278 if "wikitext2" in path.stem else 2000
   rmc_size = sizes_of(preset, vocab_size=vocab_size)
   lstm_size = sizes_of(preset, "--core=lstm", vocab_size=vocab_size)
-  tolerance = 0.005 if path.stem == "lm_wikitext2_small" else 0.01
+  tolerance = 0.005 if path.stem == "wikitext2_small" else 0.01
   assert abs(lstm_size / rmc_size - 1) < tolerance
-  if path.stem == "lm_wikitext2":
+  if path.stem == "wikitext2":
     assert 10.5e6 < rmc_size < 11.5e6
   with parsed(preset):
     if "paper" in path.stem:
@@ -575,7 +555,7 @@ def test_presets(path):
       assert (FLAGS.embedding_size, FLAGS.embedding_dropout) == (512, 0.5)
       assert (FLAGS.mem_slots, FLAGS.num_blocks) == (1, 1)
       assert (FLAGS.tied, FLAGS.softmax) == (True, "full")
-      whole = path.stem == "lm_paper_wikitext103"
+      whole = path.stem == "paper_wikitext103"
       assert FLAGS.vocab_size == (0 if whole else 250_000)
 
 
@@ -587,7 +567,7 @@ def test_demo_needs_no_network(train, tmp_path, monkeypatch):
 
   monkeypatch.setattr(socket.socket, "connect", refuse)
   monkeypatch.setattr(socket, "getaddrinfo", refuse)
-  preset = ROOT / "scripts" / "presets" / "lm_demo.flags"
+  preset = PRESETS / "demo.flags"
   (record, *_) = train(
       tmp_path / "run",
       "--steps=1",
@@ -618,9 +598,9 @@ def test_demo_needs_no_network(train, tmp_path, monkeypatch):
 def test_untrained_perplexity(arguments):
   """It is within 10 % of the number of words."""
   vocab_size = 5000
-  preset = ROOT / "scripts" / "presets" / "lm_demo.flags"
+  preset = PRESETS / "demo.flags"
   with parsed(f"--flagfile={preset}", *arguments):
-    network = train_language_model.make_network(vocab_size)
+    network = make_network(vocab_size)
   words = np.random.default_rng(0).integers(vocab_size, size=(31, 8))
   words = words.astype(np.int32)
 

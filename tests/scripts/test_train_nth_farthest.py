@@ -157,7 +157,8 @@ def finished(tmp_path_factory, worker_id):
 def program(monkeypatch, capfd):
   """Returns a function that runs the program in this process.
 
-  It returns the exit status, both outputs, and what was compiled.
+  It returns the exit status, both outputs, and what was compiled. What the
+  program does after its flags are checked may be given.
   """
   compiled = []
 
@@ -168,8 +169,7 @@ def program(monkeypatch, capfd):
 
   jax.monitoring.register_event_duration_secs_listener(listen)
 
-  def run(*arguments):
-    jax.clear_caches()
+  def run(*arguments, main=train_nth_farthest.main):
     compiled.clear()
     capfd.readouterr()
     monkeypatch.setattr(sys, "argv", ["train_nth_farthest.py", *arguments])
@@ -180,7 +180,7 @@ def program(monkeypatch, capfd):
           jax.numpy_dtype_promotion("standard"),  # optax asks for it.
           pytest.raises(SystemExit) as caught,
       ):
-        experiment.run_program(train_nth_farthest.main)
+        experiment.run_program(main)
     finally:
       jax.config.update("jax_default_matmul_precision", precision)
     out, err = capfd.readouterr()
@@ -277,15 +277,13 @@ def test_evaluation_needs_a_checkpoint(program, tmp_path):
   assert not workdir.exists()
 
 
-def test_too_little_memory(program, tmp_path, monkeypatch):
+def test_too_little_memory(program, tmp_path):
   """What JAX raises then is one line; whatever else it raises is not."""
-
-  def train(*args, **options):
-    del args, options
-    jax.block_until_ready(jnp.zeros([2**50], jnp.uint8))
-
-  monkeypatch.setattr(training, "train", train)
-  status, _, err, _ = program(*TINY, f"--workdir={tmp_path}")
+  status, _, err, _ = program(
+      *TINY,
+      f"--workdir={tmp_path}",
+      main=lambda: jax.block_until_ready(jnp.zeros([2**50], jnp.uint8)),
+  )
   assert (status, err.count("\n")) == (1, 1)
   assert "Out of memory" in err and "A smaller --batch_size needs less" in err
 
@@ -686,12 +684,13 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, program):
   assert steps_of(workdir)[-1] == int(match[1])
 
 
-def test_ctrl_c_twice_is_one_line(program, tmp_path, monkeypatch):
-  def interrupted(*args, **kwargs):
+def test_ctrl_c_twice_is_one_line(program, tmp_path):
+  def interrupted():
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(training, "train", interrupted)
-  status, _, err, _ = program(*TINY, f"--workdir={tmp_path}")
+  status, _, err, _ = program(
+      *TINY, f"--workdir={tmp_path}", main=interrupted
+  )
   assert (status, err.count("\n")) == (130, 1)
   assert "stopped at once; the last checkpoint is kept" in err
 
