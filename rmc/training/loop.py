@@ -468,8 +468,12 @@ def _check_config(meta: dict[str, Any] | None, config: dict[str, Any]):
   if meta is None:
     return
   saved = meta["config"]
+
+  def told(values, name):
+    return repr(values[name]) if name in values else "not recorded"
+
   different = [
-      f"{name} was {saved.get(name)!r} and is {config.get(name)!r}"
+      f"{name} was {told(saved, name)} and is {told(config, name)}"
       for name in sorted(saved.keys() | config.keys())
       if saved.get(name) != config.get(name)
   ]

@@ -124,7 +124,7 @@ def _read_flagfile(
     path: pathlib.Path, including: tuple[pathlib.Path, ...]
 ) -> list[str]:
   """Returns the flags in a file and in those that it includes."""
-  path = path.absolute()
+  path = path.resolve()  # Or ".." would make a file look like another.
   if path in including:
     raise UsageError(f"--flagfile={path} must not include itself")
   try:

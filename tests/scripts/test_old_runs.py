@@ -79,7 +79,8 @@ def test_a_flag_that_is_not_recorded_counts_as_its_default(
 ):
   arguments = unpack("nth_farthest", tmp_path)
   assert "optimizer" not in training.recorded_config(tmp_path)
-  with pytest.raises(training.CheckpointError, match="optimizer"):
+  message = "optimizer was not recorded and is 'rmsprop'"
+  with pytest.raises(training.CheckpointError, match=message):
     train_here(
         train_nth_farthest,
         tmp_path,

@@ -16,7 +16,6 @@ from scripts.lib import (
   agent_flags,
   box_world_flags,
   mini_pacman_flags,
-  optimizer_flags,
   run_flags,
 )
 from scripts.lib.agent import describe
@@ -394,56 +393,3 @@ def test_flattened_input():
       core = "actor_critic/~/relational_memory/~/input_projection"
       sizes.append(params[core]["w"].shape[0])
   assert sizes == [25 * 5, 5]
-
-
-def test_learning_rate_and_clipping():
-  """It rises, falls by a factor and stays; all of a gradient is scaled."""
-  with (
-      jax.numpy_dtype_promotion("standard"),
-      parsed(
-          "--optimizer=rmsprop",
-          "--rmsprop_decay=1",
-          "--rmsprop_epsilon=0",
-          "--learning_rate=0.5",
-          "--warmup_steps=2",
-          "--lr_decay_rate=0.25",
-          "--lr_decay_steps=2",
-          "--min_learning_rate=0.1",
-          "--max_grad_norm=5",
-      ),
-  ):
-    optimizer = optimizer_flags.make_optimizer()
-    state, found = optimizer.init(jax.numpy.zeros(2)), []
-    for _ in range(7):
-      grad = jax.numpy.array([6.0, 8.0])
-      updates, state = optimizer.update(grad, state)
-      found.append(updates)
-  rates = np.array([0, 0.25, 0.5, 0.25, 0.125, 0.1, 0.1])
-  expected = -rates[:, None] * [3.0, 4.0]
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_rmsprop_is_tensorflows():
-  """Of a sum over steps and environments, with epsilon inside the root."""
-  grads = [np.array([0.5, -2.0], np.float32), np.array([1.0, 0.0], np.float32)]
-  with (
-      jax.numpy_dtype_promotion("standard"),
-      parsed(
-          preset("box_world/smoke"),
-          "--learning_rate=0.25",
-          "--rmsprop_decay=0.75",
-          "--rmsprop_epsilon=0.5",
-      ),
-  ):
-    optimizer = optimizer_flags.make_optimizer(loss_terms=8 * 5)
-    params = jax.numpy.zeros(2)
-    state = optimizer.init(params)
-    for grad in grads:
-      updates, state = optimizer.update(jax.numpy.asarray(grad), state)
-      params = optax.apply_updates(params, updates)
-  mean_square, expected = np.ones(2), np.zeros(2)
-  for grad in grads:
-    grad = grad.astype(np.float64) * 8 * 5
-    mean_square = 0.75 * mean_square + 0.25 * grad**2
-    expected -= 0.25 * grad / np.sqrt(mean_square + 0.5)
-  np.testing.assert_allclose(params, expected, rtol=1e-5)
