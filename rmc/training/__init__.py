@@ -19,6 +19,7 @@ from rmc.training.update import (
     make_update,
     to_numpy,
 )
+from rmc.training.weights import WeightsError, load_weights, save_weights
 
 __all__ = [
     "CheckpointError",
@@ -31,14 +32,17 @@ __all__ = [
     "NonFiniteError",
     "Schedule",
     "TrainState",
+    "WeightsError",
     "example_keys",
     "init_state",
     "initialize",
     "latest_step",
     "load_params",
+    "load_weights",
     "make_update",
     "read_metrics",
     "recorded_config",
+    "save_weights",
     "to_numpy",
     "train",
 ]

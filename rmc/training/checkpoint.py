@@ -95,7 +95,7 @@ class Checkpointer:
     except Exception as error:  # orbax promises no type for a full disk.
       raise OSError(
           f"the checkpoint of step {step} could not be written: "
-          f"{_first_line(error)}; good ones are kept of steps {steps}"
+          f"{first_line(error)}; good ones are kept of steps {steps}"
       ) from error
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
@@ -118,7 +118,7 @@ class Checkpointer:
       try:
         state, meta = self._restore(step, like)
       except Exception as error:  # orbax promises no type for damaged files.
-        failures.append(f"step {step}: {_first_line(error)}")
+        failures.append(f"step {step}: {first_line(error)}")
         continue
       for failure, damaged in zip(failures, steps, strict=False):
         logging.warning("damaged checkpoint left out, %s", failure)
@@ -204,7 +204,7 @@ def load_params(
   except Exception as error:  # orbax promises no type for damaged files.
     raise CheckpointError(
         f"the checkpoint of step {directory.name} in {directory.parent} cannot "
-        f"be read: {_first_line(error)}"
+        f"be read: {first_line(error)}"
     ) from error
   return params
 
@@ -275,7 +275,8 @@ def _check_digest(name: str, tree: Any, signed: dict[str, Any]):
     raise ValueError(f"its {name} are not as they were written")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+  """Returns an error's type and the first line of what it says."""
   line = (str(error).strip().splitlines() or [""])[0]
   return f"{type(error).__name__}: {line}"[:300]
 
