@@ -16,8 +16,9 @@ _TRAIN = [
     "absl-py",
     "chex>=0.1.91",
     "importlib_resources",  # TFDS imports it without declaring it.
-    "optax>=0.2.6",
+    "optax>=0.2.7",  # The first whose Muon has consistent_rms.
     "orbax-checkpoint>=0.11.30",
+    "safetensors>=0.5",
     "jmp",
     "tabulate",
     "tensorboardX>=2.6.2",

@@ -4,10 +4,11 @@
 
 Plays --eval_episodes episodes with the newest checkpoint, once with actions
 drawn from the policy and once with the likeliest, on the same levels, apart
-from those of training; another --eval_seed plays others. Prints a table and
-adds it as a line to evaluations.jsonl, with the step of the checkpoint. The
-flags are those of the run; any that are given overrule them, so that
---solution_length=2 tests longer ways to the gem, and the line names them.
+from those of training; another --eval_seed plays others. Prints a table and,
+unless the agent is in --weights, adds it as a line to evaluations.jsonl, with
+the step of the checkpoint. The flags are those of the run; any that are given
+overrule them, so that --solution_length=2 tests longer ways to the gem, and the
+line names them.
 """
 
 import json
@@ -26,8 +27,9 @@ flags.adopt_module_key_flags(trained_agent)
 def main():
   """Evaluates."""
   agent, params, step = trained_agent.load_agent()
-  path = pathlib.Path(FLAGS.workdir) / "evaluations.jsonl"
-  path.open("a").close()  # What cannot be written to is found before it plays.
+  if FLAGS.workdir:  # What cannot be written to is found before it plays.
+    path = pathlib.Path(FLAGS.workdir) / "evaluations.jsonl"
+    path.open("a").close()
   key = agent_flags.held_out_key(FLAGS.eval_seed)
   policies = {
       policy: describe(
@@ -44,6 +46,8 @@ def main():
   ]
   headers = ["policy", "metric", "mean", "standard error", "episodes"]
   print(tabulate.tabulate(rows, headers, floatfmt=".4f"))
+  if not FLAGS.workdir:
+    return
   evaluation = {
       "step": step,
       "eval_seed": FLAGS.eval_seed,

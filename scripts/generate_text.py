@@ -1,6 +1,7 @@
 """Writes text with a language model that `train_language_model` trained.
 
   python -m scripts.generate_text --workdir=runs/wikitext2 --prompt="The city"
+  python -m scripts.generate_text --weights=FILE --prompt="The city"
 
 It reads the prompt a word at a time, after an `<eos>`, then draws one word
 after another. The same flags, `--seed` among them, draw the same text.
@@ -17,7 +18,6 @@ import numpy as np
 
 from scripts.lib import experiment, language_model_flags, program
 from tasks import language_modeling
-from tasks.language_modeling import Vocabulary
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(language_model_flags)
@@ -40,13 +40,7 @@ flags.register_validator(
 
 def main():
   """Prints the prompt and a continuation."""
-  path = language_model_flags.vocabulary_path()
-  if not path.exists():
-    raise program.UsageError(
-        f"--workdir={FLAGS.workdir} holds no run of a language model: there is "
-        f"no {path.name}"
-    )
-  vocabulary = Vocabulary.parse(path.read_text("utf-8"))
+  vocabulary = language_model_flags.load_vocabulary()
   with program.usage_errors():
     network = language_model_flags.make_network(len(vocabulary))
     params, _ = experiment.load_params(

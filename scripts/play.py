@@ -3,46 +3,41 @@
     python -m scripts.play --env=mini_pacman --rules=hunt
     python -m scripts.play --env=box_world --view=viewport
     python -m scripts.play --env=box_world --policy=random --gif=episode.gif
+    python -m scripts.play --weights=FILE
 
-The arrow keys or w, a, s and d move, the space bar or a full stop stays (Mini
-Pacman), q gives up. Where the input is no terminal its characters are keys.
+The last one watches a trained agent, in the environment that it was trained in;
+--workdir names its run instead. The arrow keys or w, a, s and d move, the space
+bar or a full stop stays (Mini Pacman), q gives up. Where the input is no
+terminal its characters are keys.
 """
 
 from collections.abc import Callable, Iterator
 import pathlib
 import sys
-import termios
-import tty
 
 from absl import flags
+import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from scripts.lib import film, program
+from scripts.lib import film, program, run_flags, terminal, trained_agent
+from scripts.lib.agent import Agent
 from tasks.environments import box_world, interface, mini_pacman
 
+FLAGS = flags.FLAGS
+for _name in ("workdir", "weights", "rules", "view", "seed"):
+  flags.declare_key_flag(_name)
+
 _ENV = flags.DEFINE_enum(
-    "env", None, ["mini_pacman", "box_world"], "What to play.", required=True
-)
-_RULES = flags.DEFINE_enum(
-    "rules", None, list(mini_pacman.RULES), "Mode of mini_pacman [regular]."
-)
-_VIEW = flags.DEFINE_enum(
-    "view",
-    "full",
-    ["full", "viewport"],
-    "What is seen: the whole board, or the window of the agent. A GIF shows "
-    "the whole board, with a frame round that window.",
+    "env",
+    None,
+    ["mini_pacman", "box_world"],
+    "What to play, unless an agent is watched. --view says what is seen of it; "
+    "a GIF shows the whole board, with a frame round the agent's window.",
 )
 _POLICY = flags.DEFINE_enum(
-    "policy", "keyboard", ["keyboard", "random"], "Who plays."
-)
-_SEED = flags.DEFINE_integer(
-    "seed",
-    0,
-    "Seed of the level, and of the random player.",
-    lower_bound=0,
-    upper_bound=2**32 - 1,  # JAX keeps no more of it.
+    "policy", "keyboard", ["keyboard", "random"], "Who plays, if no agent does."
 )
 _GIF = flags.DEFINE_string("gif", None, "Where to save the episode as a GIF.")
 
@@ -62,68 +57,36 @@ def _check_gif(path: str | None) -> bool:
   return path.parent.is_dir() and not path.is_dir()
 
 
-@flags.multi_flags_validator(
-    ["env", "rules"], message="--rules is of --env=mini_pacman only"
-)
-def _check_rules(values: dict[str, str]) -> bool:
-  return values["rules"] is None or values["env"] == "mini_pacman"
+def _make() -> interface.Environment:
+  """Returns the environment that the flags ask for."""
+  if _ENV.value is None:
+    raise program.UsageError(
+        "--env=None must be mini_pacman or box_world, or --weights or "
+        "--workdir name a trained agent"
+    )
+  if _ENV.value == "mini_pacman":
+    return mini_pacman.MiniPacman(FLAGS.rules, view=FLAGS.view)
+  if FLAGS["rules"].present:
+    raise program.UsageError("--rules is of --env=mini_pacman only")
+  return box_world.BoxWorld(view=FLAGS.view)
 
 
-def _make() -> tuple[interface.Environment, dict[str, int]]:
-  """Returns the environment, and the action of each way to go."""
-  if _ENV.value == "box_world":
-    env, actions = box_world.BoxWorld(view=_VIEW.value), box_world.ACTIONS
-  else:
-    env = mini_pacman.MiniPacman(_RULES.value or "regular", view=_VIEW.value)
-    actions = mini_pacman.ACTIONS
-  return env, {_COMPASS.get(name, name): i for i, name in enumerate(actions)}
+def _ways(env: interface.Environment) -> dict[str, int]:
+  """Returns the action of each way to go."""
+  is_box = isinstance(env, box_world.BoxWorld)
+  names = box_world.ACTIONS if is_box else mini_pacman.ACTIONS
+  return {_COMPASS.get(name, name): i for i, name in enumerate(names)}
 
 
-def _draw(env: interface.Environment, state, colour: bool) -> str:
-  """Returns what is seen of the board as text, in its colours if wanted."""
-  rows = env.to_text(state).split()
-  pixels = np.rint(np.asarray(env.pixels(state)) * 255).astype(int)
-  height, width = len(rows), len(rows[0])
-  top, left, bottom, right = env.window(state) or (0, 0, height, width)
-  lines = []
-  for r in range(max(top, 0), min(bottom, height)):
-    line = ""
-    for c in range(max(left, 0), min(right, width)):
-      letter = rows[r][c]
-      if colour:
-        red, green, blue = pixels[r, c]
-        dark = 2 * red + 5 * green + blue < 1000
-        letter = (
-            f"\x1b[48;2;{red};{green};{blue}m"
-            f"\x1b[{97 if dark else 30}m {letter}\x1b[0m"
-        )
-      line += letter
-    lines.append(line)
-  return "\n".join(lines)
+Policy = Callable[[interface.TimeStep], int | None]
 
 
-def _read_key() -> str:
-  """Waits for a key; the empty string at the end of the input."""
-  terminal = sys.stdin.isatty()
-  if terminal:
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-  try:
-    key = sys.stdin.read(1)
-    # An arrow key is an escape sequence of three characters.
-    return key + sys.stdin.read(2) if key == "\x1b" else key
-  except KeyboardInterrupt:
-    return ""
-  finally:
-    if terminal:
-      termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-def _ask(actions: dict[str, int]) -> Callable[[], int | None]:
+def _ask(actions: dict[str, int]) -> Policy:
   """Returns a policy that asks at the keyboard; None is to give up."""
 
-  def policy():
-    while (key := _read_key()) not in ("", "q"):
+  def policy(timestep):
+    del timestep
+    while (key := terminal.read_key()) not in ("", "q"):
       if _WAYS.get(key) in actions:
         return actions[_WAYS[key]]
     return None
@@ -131,15 +94,35 @@ def _ask(actions: dict[str, int]) -> Callable[[], int | None]:
   return policy
 
 
-def _episode(
-    env: interface.Environment, policy: Callable[[], int | None]
-) -> Iterator[tuple]:
+def _watch(agent: Agent, params: hk.Params) -> Policy:
+  """Returns the policy of an agent that begins an episode."""
+
+  @jax.jit
+  def step(timestep, core_state, key):
+    (logits, _), core_state = agent.network.apply.step(
+        params, timestep.observation[None], core_state, jnp.zeros([1], bool)
+    )
+    return jax.random.categorical(key, logits[0]), core_state
+
+  core_state = agent.network.apply.initial_state(params, 1)
+  key = jax.random.key(FLAGS.seed)
+
+  def policy(timestep):
+    nonlocal core_state, key
+    key, now = jax.random.split(key)
+    action, core_state = step(timestep, core_state, now)
+    return int(action)
+
+  return policy
+
+
+def _episode(env: interface.Environment, policy: Policy) -> Iterator[tuple]:
   """Yields the states and time steps of an episode."""
   step = jax.jit(env.step)
-  state, timestep = jax.jit(env.reset)(jax.random.PRNGKey(_SEED.value))
+  state, timestep = jax.jit(env.reset)(jax.random.PRNGKey(FLAGS.seed))
   yield state, timestep
   while timestep.step_type != interface.StepType.LAST:
-    action = policy()
+    action = policy(timestep)
     if action is None:
       return
     state, timestep = step(state, np.int32(action))
@@ -148,13 +131,18 @@ def _episode(
 
 def main():
   """Plays one episode."""
-  env, actions = _make()
-  if _POLICY.value == "random":
-    random = np.random.default_rng(_SEED.value)
-    policy = lambda: random.integers(env.num_actions)  # noqa: E731
+  watches = FLAGS.weights or FLAGS.workdir
+  if watches:
+    agent, params, _ = trained_agent.load_agent()
+    env, policy = agent.env, _watch(agent, params)
   else:
-    policy = _ask(actions)
-  shows = _POLICY.value == "keyboard" or not _GIF.value
+    env = _make()
+    policy = _ask(_ways(env))
+    if _POLICY.value == "random":
+      random = np.random.default_rng(FLAGS.seed)
+      policy = lambda _: random.integers(env.num_actions)  # noqa: E731
+  by_hand = not watches and _POLICY.value == "keyboard"
+  shows = by_hand or not _GIF.value
   colour = sys.stdout.isatty()
 
   total, steps, frames, ended = 0.0, -1, [], False
@@ -163,10 +151,11 @@ def main():
     steps += 1
     ended = timestep.step_type == interface.StepType.LAST
     if shows:
-      print(_draw(env, state, colour))
+      print(terminal.draw(env, state, colour))
       # The corner of BoxWorld shows the key in the hand.
       held = env.to_text(state)[0].replace("#", "none")
-      key = f"  key {held}" if _ENV.value == "box_world" else ""
+      is_box = isinstance(env, box_world.BoxWorld)
+      key = f"  key {held}" if is_box else ""
       print(
           f"step {steps}  reward {float(timestep.reward):g}  "
           f"return {total:g}{key}\n",
@@ -184,4 +173,6 @@ def main():
 
 
 if __name__ == "__main__":
-  program.run(main)
+  FLAGS.set_default("mode", "eval")  # Begins with the flags of the run.
+  FLAGS.set_default("view", "full")
+  program.run(main, parse=run_flags.parse)

@@ -37,6 +37,7 @@ from scripts.lib import (
   optimizer_flags,
   plots,
   program,
+  run_flags,
 )
 from scripts.lib.program import UsageError
 from tasks.language_modeling import Corpus, TrainingWindows, perplexity
@@ -80,7 +81,9 @@ def make_experiment(parallel: training.DataParallel) -> experiment.Experiment:
 
   def init():
     multihost.on_leader(lambda: _check_corpus(corpus))
-    params = jax.jit(network.init)(init_key, example)
+    params = experiment.initial_params(
+        lambda: jax.jit(network.init)(init_key, example)
+    )
     carry = network.apply.initial_state(params, FLAGS.batch_size)
     return training.init_state(params, optimizer, data_key, carry)
 
@@ -151,7 +154,8 @@ def main():
 
 def _check_folders():
   """Raises a UsageError if the run's own .txt files would be read as text."""
-  if FLAGS.corpus not in ("text", "gutenberg") or not FLAGS.manual_dir:
+  names_folder = FLAGS.corpus in ("text", "gutenberg") and FLAGS.manual_dir
+  if not names_folder or not FLAGS.workdir:
     return
   workdir = pathlib.Path(FLAGS.workdir).resolve()
   if workdir.is_relative_to(pathlib.Path(FLAGS.manual_dir).resolve()):
@@ -164,6 +168,14 @@ def _check_folders():
 
 def _check_corpus(corpus: Corpus):
   """Keeps what the run reads, or raises an error if it is another text."""
+  if FLAGS.weights:  # They hold no digests; another text is another test.
+    found = language_model_flags.load_vocabulary()
+    if found.dump() != corpus.vocabulary.dump():
+      raise UsageError(
+          f"{run_flags.origin()} has another vocabulary than "
+          f"--corpus={FLAGS.corpus} --manual_dir={FLAGS.manual_dir}"
+      )
+    return
   digests = json.dumps(corpus.digests, indent=1, sort_keys=True) + "\n"
   kept = {
       language_model_flags.vocabulary_path(): corpus.vocabulary.dump(),

@@ -64,7 +64,9 @@ def make_experiment(parallel: training.DataParallel) -> experiment.Experiment:
     jax.eval_shape(network.init, init_key, example)
 
   def init():
-    params = jax.jit(network.init)(init_key, example)
+    params = experiment.initial_params(
+        lambda: jax.jit(network.init)(init_key, example)
+    )
     return training.init_state(params, optimizer, data_key)
 
   def loss_fn(params, batch, carry, key):
@@ -142,7 +144,8 @@ def _show(network: hk.MultiTransformed):
   """Prints programs, their answers and the network's."""
   task = learn_to_execute_flags.make_task()
   batch = _test_programs(task, _PROGRAMS_SHOWN)
-  params = training.load_params(FLAGS.workdir)
+  expected = jax.eval_shape(network.init, jax.random.key(0), batch)
+  params, _ = experiment.load_params(expected)
   logits = jax.jit(network.apply.answer)(params, batch)
   guesses = np.argmax(logits, axis=2).T  # [B, T']
   rows = zip(

@@ -58,7 +58,9 @@ def make_experiment(parallel: training.DataParallel) -> experiment.Experiment:
     jax.eval_shape(network.init, init_key, example)
 
   def init():
-    params = jax.jit(network.init)(init_key, example)
+    params = experiment.initial_params(
+        lambda: jax.jit(network.init)(init_key, example)
+    )
     carry = curriculum.initial(FLAGS.batch_size) if FLAGS.curriculum else None
     return training.init_state(params, optimizer, data_key, carry)
 
@@ -170,8 +172,9 @@ def main():
     if FLAGS.core == "rmc":
       attention = pathlib.Path(FLAGS.workdir, "attention.png")
   if attention and multihost.is_leader():
+    params, _ = experiment.load_params(jax.eval_shape(learned.init).params)
     plots.nth_farthest_attention(
-        FLAGS.workdir, task, learned.network.apply.inspect, attention
+        params, task, learned.network.apply.inspect, attention
     )
 
 

@@ -98,18 +98,24 @@ class Schedule:
     eval_every: updates between evaluations, each of which is a report too; 0
       for one at the end alone.
     checkpoint_every: updates between checkpoints; 0 for one at the end alone.
+    checkpoint_minutes: a report is followed by a checkpoint if the last one is
+      so long ago; 0 for none of these.
   """
 
   num_steps: int
   log_every: int = 100
   eval_every: int = 0
   checkpoint_every: int = 0
+  checkpoint_minutes: float = 0.0
 
   def __post_init__(self):
     """Raises a ValueError for a number out of its range."""
     _checks.at_least(1, num_steps=self.num_steps, log_every=self.log_every)
     _checks.at_least(
-        0, eval_every=self.eval_every, checkpoint_every=self.checkpoint_every
+        0,
+        eval_every=self.eval_every,
+        checkpoint_every=self.checkpoint_every,
+        checkpoint_minutes=self.checkpoint_minutes,
     )
 
   def is_report(self, step: int) -> bool:
@@ -270,7 +276,7 @@ class _Run:
     )
     self._stopped_by = self._stack.enter_context(_signals.stop_signals())
     self._started = time.monotonic() - self._clock.wall_seconds
-    self._began = self._mark = time.monotonic()
+    self._began = self._mark = self._saved = time.monotonic()
 
   def go_on(self):
     """Takes the updates that are left, with their reports and checkpoints."""
@@ -284,7 +290,11 @@ class _Run:
         self._report()
       if len(self._pending) == _MAX_PENDING:
         self._absorb()
-      if schedule.is_checkpoint(self._step) or self._step == schedule.num_steps:
+      if (
+          schedule.is_checkpoint(self._step)
+          or self._step == schedule.num_steps
+          or (schedule.is_report(self._step) and self._is_long_unsaved())
+      ):
         self._save()
     if not schedule.is_report(self._step) or (
         self._evaluate and not schedule.is_evaluation(self._step)
@@ -394,6 +404,14 @@ class _Run:
       steps_left = self._schedule.num_steps - self._step
       _show(self._bar, record, seconds_a_step * steps_left)
 
+  def _is_long_unsaved(self) -> bool:
+    """Returns whether a checkpoint is due by the clock, that of process 0."""
+    minutes = self._schedule.checkpoint_minutes
+    if not minutes:
+      return False
+    seconds = time.monotonic() - self._saved
+    return multihost.on_leader(lambda: seconds >= 60 * minutes)
+
   def _save(self):
     """Writes a checkpoint."""
     self._absorb()
@@ -405,7 +423,7 @@ class _Run:
         "clock": dataclasses.asdict(self._clock),
     }
     multihost.on_leader(lambda: self._checkpointer.save(whole, notes))
-    self._mark = time.monotonic()
+    self._mark = self._saved = time.monotonic()
 
   def _write_summary(self) -> dict[str, Any]:
     summary = {}

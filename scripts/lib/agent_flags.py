@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 import functools
-import json
 import math
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -12,7 +10,6 @@ import jax
 
 import rmc
 from rmc import training
-from rmc.training.metrics import write_text
 from scripts.lib import (
   core_flags,
   cores,
@@ -90,6 +87,9 @@ flags.DEFINE_integer(
     lower_bound=2,
 )
 
+run_flags.NETWORK_FLAGS.update(
+    ("view", "conv_channels", "conv_strides", "conv_kernel", "flatten")
+)
 for _name in ("discount", "entropy_cost", "value_cost"):
   flags.register_validator(_name, math.isfinite, "must be a finite number")
 
@@ -172,7 +172,7 @@ def make_experiment(
   )
 
   def init():
-    params = jax.jit(agent.init)(init_key)
+    params = experiment.initial_params(lambda: jax.jit(agent.init)(init_key))
     carry = jax.jit(agent.initial_carry, static_argnames="batch_size")(
         params, level_key, batch_size=FLAGS.batch_size
     )
@@ -203,8 +203,7 @@ def report(summary: dict[str, Any]):
   """
   speed = summary["steps_per_second"] * FLAGS.batch_size * FLAGS.unroll_length
   summary["environment_steps_per_second"] = round(speed, 1)
-  path = pathlib.Path(FLAGS.workdir) / "summary.json"
-  write_text(path, json.dumps(summary, indent=2) + "\n")
+  experiment.write_summary(summary)
   print(f"{speed:,.0f} environment steps a second, without compilation")
   reports = training.read_metrics(FLAGS.workdir)
   ended = any("return" in report for report in reports)

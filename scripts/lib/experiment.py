@@ -1,20 +1,23 @@
 """What a training program defines, and the runner that all of them share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
+import pathlib
 import signal
 from typing import Any, NamedTuple
 
 from absl import flags
 import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tabulate
 
 from rmc import training
 from rmc.training import multihost
+from rmc.training.metrics import write_text
 from scripts.lib import cores, program, run_flags
 from scripts.lib.program import Failure, UsageError, usage_errors
 
@@ -77,9 +80,12 @@ def run_program(main: Callable[[], None]):
             FLAGS.process_id,
             FLAGS.coordinator_timeout,
         )
-      if FLAGS.workdir is None:
+      if FLAGS.weights:
+        _check_contradictions()
+      elif FLAGS.workdir is None:
         raise UsageError("--workdir must name the directory of the run")
-      multihost.on_leader(run_flags.check_workdir)
+      else:
+        multihost.on_leader(run_flags.check_workdir)
       with memory_errors():
         main()
     except training.CheckpointError as error:
@@ -166,30 +172,92 @@ def make_batches(
 
 
 def load_params(expected: hk.Params) -> tuple[hk.Params, int]:
-  """Returns the newest parameters in --workdir, and the updates behind them.
+  """Returns the parameters in --weights, or the newest ones in --workdir.
 
   Args:
     expected: parameters of the network of the flags, or their shapes.
 
+  Returns:
+    Parameters as NumPy arrays, and the updates behind them.
+
   Raises:
-    UsageError: if they are of another network.
-    CheckpointError: if there are none, or they cannot be read.
+    UsageError: if they are of another network, or --weights cannot be read.
+    CheckpointError: if there are none in --workdir, or they cannot be read.
   """
-  step = training.latest_step(FLAGS.workdir)
-  params = training.load_params(FLAGS.workdir, step)
+  if FLAGS.weights:
+    params, metadata = run_flags.read_weights(FLAGS.weights)
+    step = int(metadata.get("step", 0))
+  else:
+    step = training.latest_step(FLAGS.workdir)
+    params = training.load_params(FLAGS.workdir, step)
+  return _fitted(params, expected, run_flags.origin()), step
+
+
+def initial_params(init: Callable[[], hk.Params]) -> hk.Params:
+  """Returns the parameters that a run begins with.
+
+  Args:
+    init: draws them. With --init_from its result says only what is expected,
+      except in a run that goes on, whose file is not read again.
+
+  Raises:
+    UsageError: if the parameters of --init_from do not fit or cannot be read.
+  """
+  if not FLAGS.init_from or FLAGS.mode == "eval" or _has_checkpoint():
+    return init()
+  expected = jax.eval_shape(init)
+
+  def load():
+    nonlocal params
+    found, _ = run_flags.read_weights(FLAGS.init_from)
+    params = _fitted(found, expected, f"--init_from={FLAGS.init_from}")
+
+  params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), expected)
+  multihost.on_leader(load)
+  return jax.tree.map(jnp.asarray, multihost.from_leader(params))
+
+
+def _has_checkpoint() -> bool:
+  def find():
+    return training.recorded_config(FLAGS.workdir) is not None
+
+  return multihost.on_leader(find)
+
+
+def _fitted(params: hk.Params, expected: hk.Params, source: str) -> hk.Params:
+  """Returns parameters in the types expected, or lists what does not fit."""
   found, wanted = (
       {
-          jax.tree_util.keystr(path): x.shape
+          "/".join(key.key for key in path): list(x.shape)
           for path, x in jax.tree.leaves_with_path(tree)
       }
       for tree in (params, expected)
   )
-  if found != wanted:
+  different = [
+      f"{name} is {found.get(name, 'missing')} and should be "
+      f"{wanted.get(name, 'missing')}"
+      for name in sorted(found.keys() | wanted.keys())
+      if found.get(name) != wanted.get(name)
+  ]
+  if different:
     raise UsageError(
-        f"the network in --workdir={FLAGS.workdir} is not the one of the flags "
-        "that were given"
+        f"the network in {source} is not the one of the flags that were given: "
+        f"{'; '.join(different)}"
     )
-  return params, step
+  return jax.tree.map(lambda x, like: x.astype(like.dtype), params, expected)
+
+
+def _check_contradictions():
+  """Raises a UsageError if a flag asks for another network than --weights."""
+  names = {*cores.all_flags(), *run_flags.NETWORK_FLAGS}
+  for saved in run_flags.saved_flags():
+    name = saved.removeprefix("--").partition("=")[0]
+    name = name if name in FLAGS else name.removeprefix("no")
+    given = FLAGS[name].serialize()
+    if FLAGS[name].name in names and given != saved:
+      raise UsageError(
+          f"{given} contradicts {run_flags.origin()}, whose network has {saved}"
+      )
 
 
 def _train(
@@ -204,7 +272,7 @@ def _train(
       _print_parameters(state.params)
     return state
 
-  return training.train(
+  summary = training.train(
       FLAGS.workdir,
       init_and_show,
       parallel.make_update(
@@ -219,6 +287,7 @@ def _train(
           FLAGS.log_every,
           FLAGS.eval_every,
           FLAGS.checkpoint_every,
+          FLAGS.checkpoint_minutes,
       ),
       evaluate=experiment.evaluate,
       summarize=experiment.summarize,
@@ -231,6 +300,16 @@ def _train(
       flagfile=run_flags.flagfile(of_run),
       skip_nonfinite=FLAGS.skip_nonfinite,
   )
+  if FLAGS.init_from:
+    summary["init_from"] = FLAGS.init_from
+    multihost.on_leader(lambda: write_summary(summary))
+  return summary
+
+
+def write_summary(summary: Mapping[str, Any]):
+  """Replaces the summary of the run in --workdir."""
+  path = pathlib.Path(FLAGS.workdir) / "summary.json"
+  write_text(path, json.dumps(summary, indent=2) + "\n")
 
 
 def _print_parameters(params: hk.Params):
@@ -255,6 +334,8 @@ def _evaluate(experiment: Experiment) -> dict[str, float]:
   """Evaluates the newest parameters; process 0 alone reads them."""
 
   def find():  # Before anything is compiled.
+    if FLAGS.weights:
+      return
     try:
       training.latest_step(FLAGS.workdir)
     except training.CheckpointError as error:

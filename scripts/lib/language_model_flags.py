@@ -80,6 +80,9 @@ flags.DEFINE_list(
     "numbers are separated by commas (Fig. 12 of the paper).",
 )
 program.define_alias("eval_unroll", "eval_reset_intervals")
+run_flags.NETWORK_FLAGS.update(
+    ("embedding_size", "output_projection", "tied", "softmax", "cutoffs")
+)
 
 
 class Apply(NamedTuple):
@@ -141,6 +144,25 @@ def make_network(vocab_size: int) -> hk.MultiTransformed:
 def vocabulary_path() -> pathlib.Path:
   """Returns where a run keeps its vocabulary."""
   return pathlib.Path(FLAGS.workdir) / "vocabulary.txt"
+
+
+def load_vocabulary() -> language_modeling.Vocabulary:
+  """Returns the vocabulary of what --workdir or --weights holds.
+
+  Raises:
+    UsageError: if that is no language model.
+  """
+  text = None
+  if FLAGS.weights:
+    text = run_flags.read_weights(FLAGS.weights)[1].get("vocabulary")
+  elif vocabulary_path().exists():
+    text = vocabulary_path().read_text("utf-8")
+  if text is None:
+    raise program.UsageError(
+        f"{run_flags.origin()} holds no run of a language model: there is no "
+        f"{'vocabulary' if FLAGS.weights else vocabulary_path().name}"
+    )
+  return language_modeling.Vocabulary.parse(text)
 
 
 def load_corpus() -> language_modeling.Corpus:

@@ -53,6 +53,10 @@ flags.DEFINE_integer(
     lower_bound=2,
 )
 
+run_flags.NETWORK_FLAGS.update(
+    ("by_token", "decoder", "share_core", "mlp_sizes")
+)
+
 
 def make_task() -> LearnToExecute:
   """Returns the task that the flags ask for.

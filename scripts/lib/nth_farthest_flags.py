@@ -63,6 +63,8 @@ flags.DEFINE_string(
     "--workdir after training.",
 )
 
+run_flags.NETWORK_FLAGS.add("mlp_sizes")
+
 
 def make_task() -> tuple[NthFarthest, StageCurriculum]:
   """Returns the task and the curriculum that the flags ask for.

@@ -4,7 +4,9 @@ from collections.abc import Callable
 import math
 
 from absl import flags
+import jax
 import optax
+from optax import contrib
 
 FLAGS = flags.FLAGS
 
@@ -23,11 +25,38 @@ def _rmsprop(
   return optax.chain(optax.scale(float(loss_terms)), rmsprop)
 
 
+def _muon(
+    learning_rate: optax.Schedule, loss_terms: int
+) -> optax.GradientTransformation:
+  """Returns Muon (Jordan et al., 2024) for the weights of `hk.Linear`.
+
+  They are the matrices that Haiku calls `w`. All else, embeddings among it,
+  takes Adam. Its steps are as large as Adam's (`consistent_rms`, Liu et al.,
+  2025), so that one learning rate serves both.
+  """
+  del loss_terms  # Neither sees the scale of a gradient.
+
+  def matrices(params):
+    return jax.tree.map_with_path(
+        lambda path, x: contrib.MuonDimensionNumbers()
+        if path[-1].key == "w" and x.ndim == 2
+        else None,
+        params,
+    )
+
+  return contrib.muon(
+      learning_rate,
+      consistent_rms=0.2,
+      muon_weight_dimension_numbers=matrices,
+  )
+
+
 # By name: what makes it from a learning rate and the number of a loss's terms.
 # Adam is the same for a sum and for a mean, but for its epsilon.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": lambda learning_rate, loss_terms: optax.adam(learning_rate),
     "rmsprop": _rmsprop,
+    "muon": _muon,
 }
 
 flags.DEFINE_float("learning_rate", 1e-3, "The optimiser's learning rate.")
@@ -63,8 +92,9 @@ flags.DEFINE_enum(
     "optimizer",
     "adam",
     list(OPTIMIZERS),
-    "adam, or rmsprop: TensorFlow 1's RMSProp as IMPALA uses it, with epsilon "
-    "inside the root and mean squares that begin at 1. For agents, RMSProp "
+    "adam; muon: Muon for the matrices of linear layers and Adam for the rest; "
+    "or rmsprop: TensorFlow 1's RMSProp as IMPALA uses it, with epsilon inside "
+    "the root and mean squares that begin at 1. For agents, RMSProp "
     "gets the gradients of losses that are summed over steps and "
     "environments, as in IMPALA; all other losses are means. --max_grad_norm "
     "limits the gradient of the mean loss in either case.",

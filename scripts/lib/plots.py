@@ -13,6 +13,7 @@ import pathlib
 import textwrap
 from typing import Any
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
@@ -201,12 +202,12 @@ def metric_by_flags(
 
 
 def nth_farthest_attention(
-    workdir: str | pathlib.Path,
+    params: hk.Params,
     task: NthFarthest,
     inspect: Callable[[Any, jax.Array], tuple[jax.Array, Any]],
     path: str | pathlib.Path,
 ):
-  """Draws who attends to whom through time, from a run's last checkpoint.
+  """Draws who attends to whom through time.
 
   As in figure 3 of the paper, there are three sequences, with the reference m
   shown last, first and in the middle. A row is a slot that attends; a column is
@@ -214,7 +215,7 @@ def nth_farthest_attention(
   blocks in a step the first is drawn.
 
   Args:
-    workdir: the run's directory.
+    params: the network's parameters.
     task: the task that the network has learnt.
     inspect: `(params, inputs [T, B, d + 3k]) -> (logits, StepInfo)`.
     path: where to write the picture.
@@ -231,7 +232,6 @@ def nth_farthest_attention(
       *(task.compose(points, labels, labels[i], rank) for i in places),
       strict=True,
   )
-  params = training.load_params(workdir)
   logits, info = inspect(params, jnp.stack(inputs, axis=1))
   weights = np.mean(info.attention_weights[0], axis=2)  # [T, B, N, N + 1]
   guesses = np.argmax(logits, axis=1)

@@ -27,6 +27,16 @@ flags.DEFINE_enum(
     "train: train, or go on with the run in --workdir. eval: evaluate the "
     "newest checkpoint in --workdir, with its own flags unless overruled.",
 )
+flags.DEFINE_string(
+    "weights",
+    None,
+    "File of scripts.export_weights, to evaluate instead of --workdir.",
+)
+flags.DEFINE_string(
+    "init_from",
+    None,
+    "File of scripts.export_weights whose parameters a new run begins with.",
+)
 flags.DEFINE_integer(
     "seed",
     0,
@@ -52,6 +62,13 @@ flags.DEFINE_integer(
     1000,
     "Updates between checkpoints; 0: one at the end.",
     lower_bound=0,
+)
+flags.DEFINE_float(
+    "checkpoint_minutes",
+    0.0,
+    "Also save a checkpoint with the first report so many minutes after the "
+    "last one; 0: no.",
+    lower_bound=0.0,
 )
 flags.DEFINE_enum(
     "parallel",
@@ -110,22 +127,26 @@ _PROCESS_FLAGS = (
     "process_id",
     "coordinator_timeout",
 )
+# Flags that a run does not record: where it is, and what is done with it.
+_UNRECORDED = ("workdir", "weights", "mode", *_PROCESS_FLAGS)
 # Flags whose value may change when a run is resumed: none changes what an
 # update does, except --skip_nonfinite one that would have ended the run.
 CHANGEABLE_ON_RESUME = frozenset({
-    "workdir",
-    "mode",
+    *_UNRECORDED,
     "steps",
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "checkpoint_minutes",
     "parallel",
     "remat",
     "scan_unroll",
     "skip_nonfinite",
     "deterministic",
-    *_PROCESS_FLAGS,
 })
+# Flags that say which network there is, of all programs, but for those of the
+# cores. The modules that define them add them.
+NETWORK_FLAGS: set[str] = set()
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -138,18 +159,28 @@ def parse(argv: Sequence[str]) -> list[str]:
     The program's name and the arguments that are no flags.
 
   Raises:
-    UsageError: if `--workdir` is of a run of another program, or a flag file
-      cannot be read.
+    UsageError: if `--workdir` or `--weights` is of a run of another program, or
+      a file cannot be read.
   """
   left = program.parse(argv)
-  saved = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
-  if FLAGS.workdir and FLAGS.mode == "eval" and saved.is_file():
+  if FLAGS.weights and FLAGS.mode != "eval":
+    raise UsageError(
+        f"--weights={FLAGS.weights} goes with --mode=eval; a training begins "
+        "with --init_from"
+    )
+  if FLAGS.weights and FLAGS.workdir:
+    raise UsageError(
+        f"--weights={FLAGS.weights} stands in place of --workdir, so that "
+        f"--workdir={FLAGS.workdir} must not be given too"
+    )
+  if FLAGS.mode == "eval" and (saved := saved_flags()):
+    given = origin()  # The flags of the run may name another.
     try:
-      left = program.parse([argv[0], f"--flagfile={saved}", *argv[1:]])
+      left = program.parse([argv[0], *saved, *argv[1:]])
     except flags.UnrecognizedFlagError as error:  # Not in argv, parsed before.
       raise UsageError(
-          f"--workdir={FLAGS.workdir} must be of a run of this program, which "
-          f"has no --{error.flagname}, as that run had"
+          f"{given} must be of a run of this program, which has no "
+          f"--{error.flagname}, as that run had"
       ) from error
   if FLAGS.matmul_precision != "default":
     jax.config.update("jax_default_matmul_precision", FLAGS.matmul_precision)
@@ -159,6 +190,33 @@ def parse(argv: Sequence[str]) -> list[str]:
         (os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true")
     )
   return left
+
+
+def origin() -> str:
+  """Returns the flag that names what was trained, with its value."""
+  return FLAGS["weights" if FLAGS.weights else "workdir"].serialize()
+
+
+def saved_flags() -> list[str]:
+  """Returns the flags of the run in --workdir or --weights; none if it is none.
+
+  Raises:
+    UsageError: if --weights cannot be read.
+  """
+  if FLAGS.weights:
+    return read_weights(FLAGS.weights)[1].get("flags", "").splitlines()
+  path = pathlib.Path(FLAGS.workdir or "") / "flags.txt"
+  if not FLAGS.workdir or not path.is_file():
+    return []
+  return program.expand_flagfiles([f"--flagfile={path}"])
+
+
+def read_weights(path: str) -> tuple[hk.Params, dict[str, str]]:
+  """Returns `training.load_weights`, or raises a UsageError."""
+  try:
+    return training.load_weights(path)
+  except training.WeightsError as error:
+    raise UsageError(str(error)) from error
 
 
 def set_precision():
@@ -233,7 +291,7 @@ def flagfile(of_run: Mapping[str, flags.Flag]) -> str:
   return "".join(
       flag.serialize() + "\n"
       for name, flag in of_run.items()
-      if name not in ("workdir", "mode", *_PROCESS_FLAGS)
+      if name not in _UNRECORDED
       and flag.value is not None
   )
 

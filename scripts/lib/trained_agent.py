@@ -1,10 +1,9 @@
-"""An agent that a training program left in `--workdir`.
+"""An agent that a training program left in `--workdir`, or in `--weights`.
 
 Its flags, which a program that shows the agent adopts, are those of all games,
 and `--eval_seed`.
 """
 
-import pathlib
 import types
 from typing import Any
 
@@ -39,7 +38,7 @@ _GAMES = {"--grid_size": box_world_flags, "--rules": mini_pacman_flags}
 
 
 def load_agent() -> tuple[Agent, hk.Params, int]:
-  """Returns the agent of --workdir, its parameters, and their step.
+  """Returns the agent that was trained, its parameters, and their step.
 
   Raises:
     UsageError: if no agent was trained there, or not with these flags.
@@ -53,7 +52,7 @@ def load_agent() -> tuple[Agent, hk.Params, int]:
 
 def overruled() -> dict[str, Any]:
   """Returns the flags that are other than those of the run, by name."""
-  saved = _saved_flags()
+  saved = run_flags.saved_flags()
   return {
       flag.name: flag.value
       for flag in FLAGS.get_key_flags_for_module(_game())
@@ -64,16 +63,16 @@ def overruled() -> dict[str, Any]:
 
 
 def _game() -> types.ModuleType:
-  """Returns the flags of the game that the agent in --workdir has learnt.
+  """Returns the flags of the game that the agent has learnt.
 
   Raises:
     UsageError: if there is none, or a flag is given that only another game has.
   """
-  names = {line.partition("=")[0] for line in _saved_flags()}
+  names = {line.partition("=")[0] for line in run_flags.saved_flags()}
   found = [game for name, game in _GAMES.items() if name in names]
   if not found:
     raise program.UsageError(
-        f"--workdir={FLAGS.workdir} must be of a run of train_box_world or "
+        f"{run_flags.origin()} must be of a run of train_box_world or "
         "train_mini_pacman"
     )
   for other in {*_GAMES.values()} - {found[0]}:
@@ -81,14 +80,7 @@ def _game() -> types.ModuleType:
       if flag.present:
         raise program.UsageError(
             f"{flag.serialize()} is no flag of a run like the one in "
-            f"--workdir={FLAGS.workdir}"
+            f"{run_flags.origin()}"
         )
   return found[0]
 
-
-def _saved_flags() -> list[str]:
-  """Returns the flags of the run in --workdir, as lines; none if it is none."""
-  path = pathlib.Path(FLAGS.workdir) / "flags.txt"
-  if not path.is_file():
-    return []
-  return path.read_text(encoding="utf-8").splitlines()
