@@ -19,12 +19,12 @@ import jax
 import numpy as np
 
 from rmc import training
-from scripts.lib import program
+from scripts.lib import program, run_flags
 
 FLAGS = flags.FLAGS
+flags.declare_key_flag("workdir")
 
-flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-flags.DEFINE_string("output", None, "The file to write.", required=True)
+flags.DEFINE_string("output", None, "The file to write.")
 flags.DEFINE_enum(
     "dtype",
     "float32",
@@ -38,11 +38,14 @@ _PLACES = ("manual_dir", "data_dir", "attention", "init_from")
 
 def main():
   """Exports the newest checkpoint."""
-  workdir, output = pathlib.Path(FLAGS.workdir), pathlib.Path(FLAGS.output)
+  if FLAGS.workdir is None:
+    raise program.UsageError("--workdir must name the directory of the run")
+  workdir = pathlib.Path(FLAGS.workdir)
+  output = pathlib.Path(FLAGS.output or "")
   if output.suffix != ".safetensors" or not output.parent.is_dir():
     raise program.UsageError(
-        f"--output={output} must name a .safetensors file in a folder that "
-        "exists"
+        f"--output={FLAGS.output} must name a .safetensors file in a folder "
+        "that exists"
     )
   try:
     step = training.latest_step(workdir)
@@ -67,10 +70,9 @@ def _dtype_of(x: np.ndarray) -> np.dtype:
 
 def _metadata(workdir: pathlib.Path, step: int) -> dict[str, str]:
   """Returns what the file says of the run."""
-  lines = (workdir / "flags.txt").read_text("utf-8").splitlines()
   kept = [
       line
-      for line in lines
+      for line in run_flags.saved_flags()
       if line.removeprefix("--").partition("=")[0] not in _PLACES
   ]
   metrics = {}

@@ -12,7 +12,6 @@ terminal its characters are keys.
 """
 
 from collections.abc import Callable, Iterator
-import pathlib
 import sys
 
 from absl import flags
@@ -26,7 +25,7 @@ from scripts.lib.agent import Agent
 from tasks.environments import box_world, interface, mini_pacman
 
 FLAGS = flags.FLAGS
-for _name in ("workdir", "weights", "rules", "view", "seed"):
+for _name in ("workdir", "weights", "rules", "view", "seed", "gif"):
   flags.declare_key_flag(_name)
 
 _ENV = flags.DEFINE_enum(
@@ -39,7 +38,6 @@ _ENV = flags.DEFINE_enum(
 _POLICY = flags.DEFINE_enum(
     "policy", "keyboard", ["keyboard", "random"], "Who plays, if no agent does."
 )
-_GIF = flags.DEFINE_string("gif", None, "Where to save the episode as a GIF.")
 
 _WAYS = {
     "w": "north", "s": "south", "a": "west", "d": "east",
@@ -47,14 +45,6 @@ _WAYS = {
     " ": "stay", ".": "stay",
 }  # fmt: skip
 _COMPASS = {"up": "north", "down": "south", "left": "west", "right": "east"}
-
-
-@flags.validator("gif", message="must name a file in a folder that exists")
-def _check_gif(path: str | None) -> bool:
-  if path is None:
-    return True
-  path = pathlib.Path(path).absolute()
-  return path.parent.is_dir() and not path.is_dir()
 
 
 def _make() -> interface.Environment:
@@ -142,7 +132,7 @@ def main():
       random = np.random.default_rng(FLAGS.seed)
       policy = lambda _: random.integers(env.num_actions)  # noqa: E731
   by_hand = not watches and _POLICY.value == "keyboard"
-  shows = by_hand or not _GIF.value
+  shows = by_hand or not FLAGS.gif
   colour = sys.stdout.isatty()
 
   total, steps, frames, ended = 0.0, -1, [], False
@@ -161,15 +151,15 @@ def main():
           f"return {total:g}{key}\n",
           flush=True,
       )
-    if _GIF.value:
+    if FLAGS.gif:
       frames.append(env.render(state))
   print(
       f"{'The episode ended' if ended else 'Given up'} after {steps} steps "
       f"with return {total:g}."
   )
-  if _GIF.value:
-    film.save_gif(_GIF.value, frames)
-    print(f"Saved {len(frames)} frames to {_GIF.value}")
+  if FLAGS.gif:
+    film.save_gif(FLAGS.gif, frames)
+    print(f"Saved {len(frames)} frames to {FLAGS.gif}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the view and, beside them, to each slot, averaged over heads; the most is white.
 """
 
 from collections.abc import Iterator
-import pathlib
 from typing import NamedTuple
 
 from absl import flags
@@ -27,8 +26,8 @@ from tasks.environments import StepType, box_world, mini_pacman
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(trained_agent)
+flags.adopt_module_key_flags(film)
 
-flags.DEFINE_string("gif", None, "Where to save the film.")
 flags.DEFINE_boolean(
     "greedy", False, "Take the likeliest action, rather than draw one."
 )
@@ -159,11 +158,8 @@ def _attention(
 
 def main():
   """Films an episode."""
-  path = pathlib.Path(FLAGS.gif or "").absolute()
-  if not FLAGS.gif or path.is_dir() or not path.parent.is_dir():
-    raise program.UsageError(
-        f"--gif={FLAGS.gif} must name a file in a folder that exists"
-    )
+  if not FLAGS.gif:
+    raise program.UsageError("--gif must name a file in a folder that exists")
   agent, params, _ = trained_agent.load_agent()
   box = isinstance(agent.env, box_world.BoxWorld)
   names = box_world.ACTIONS if box else mini_pacman.ACTIONS

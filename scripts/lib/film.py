@@ -1,11 +1,23 @@
 """Films as GIFs."""
 
 from collections.abc import Sequence
+import pathlib
 
+from absl import flags
 import numpy as np
 from PIL import Image
 
+flags.DEFINE_string("gif", None, "Where to save the episode as a GIF.")
+
 _FRAME_SECONDS = 0.125
+
+
+@flags.validator("gif", message="must name a file in a folder that exists")
+def _check_gif(path: str | None) -> bool:
+  if path is None:
+    return True
+  path = pathlib.Path(path).absolute()
+  return path.parent.is_dir() and not path.is_dir()
 
 
 def save_gif(path: str, frames: Sequence[np.ndarray]):
