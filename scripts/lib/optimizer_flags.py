@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 import math
+from typing import Any
 
 from absl import flags
+import haiku as hk
 import jax
 import optax
 from optax import contrib
@@ -25,23 +27,32 @@ def _rmsprop(
   return optax.chain(optax.scale(float(loss_terms)), rmsprop)
 
 
+def linear_weights(params: hk.Params) -> Any:
+  """Returns for each parameter whether it is the matrix of an `hk.Linear`.
+
+  Haiku calls it `w`, as it does the kernel of a convolution, which has more
+  axes; nothing else.
+  """
+  return jax.tree.map_with_path(
+      lambda path, x: path[-1].key == "w" and x.ndim == 2, params
+  )
+
+
 def _muon(
     learning_rate: optax.Schedule, loss_terms: int
 ) -> optax.GradientTransformation:
   """Returns Muon (Jordan et al., 2024) for the weights of `hk.Linear`.
 
-  They are the matrices that Haiku calls `w`. All else, embeddings among it,
-  takes Adam. Its steps are as large as Adam's (`consistent_rms`, Liu et al.,
-  2025), so that one learning rate serves both.
+  All else, embeddings among it, takes Adam, with Nesterov's momentum as Muon's
+  matrices do. Muon's steps are as large as Adam's
+  (`consistent_rms`, Liu et al., 2025), so that one learning rate serves both.
   """
   del loss_terms  # Neither sees the scale of a gradient.
 
   def matrices(params):
-    return jax.tree.map_with_path(
-        lambda path, x: contrib.MuonDimensionNumbers()
-        if path[-1].key == "w" and x.ndim == 2
-        else None,
-        params,
+    return jax.tree.map(
+        lambda is_linear: contrib.MuonDimensionNumbers() if is_linear else None,
+        linear_weights(params),
     )
 
   return contrib.muon(

@@ -1,10 +1,12 @@
 """The optimiser that the flags ask for, in every program that trains."""
 
+import haiku as hk
 import jax
 import numpy as np
 import optax
 import pytest
 
+from rmc import training
 from scripts import (
   train_box_world,
   train_language_model,
@@ -12,8 +14,9 @@ from scripts import (
   train_mini_pacman,
   train_nth_farthest,
 )
-from scripts.lib import optimizer_flags
+from scripts.lib import cores, optimizer_flags
 from tests.helpers.programs import ROOT, parsed
+from tests.helpers.tiny_training import assert_same_bits
 
 PRESETS = ROOT / "scripts" / "presets"
 # Each program's preset, and how many terms its loss is summed over for RMSProp.
@@ -52,6 +55,105 @@ def test_rmsprop_in_every_program(experiment_of, tmp_path, program):
   mean_square = 0.75 + 0.25 * terms**2
   expected = -0.5 * terms / np.sqrt(mean_square + 2)
   np.testing.assert_allclose(update, expected, rtol=1e-6)
+
+
+# Muon.
+
+
+@pytest.mark.parametrize("core", cores.CORES)
+def test_matrices_of_linear_layers(core):
+  """They are told from all else by name and rank, in every core."""
+  made = {}
+
+  def note(next_creator, shape, dtype, init, context):
+    made[context.full_name] = isinstance(context.module, hk.Linear)
+    return next_creator(shape, dtype, init)
+
+  image = core == "conv_lstm"
+  given = cores.Input("image", (3, 3)) if image else cores.FLAT
+
+  def step(inputs):
+    with hk.custom_creator(note, state=False):
+      made_core = cores.make_core(given)
+      return made_core(inputs, made_core.initial_state(len(inputs)))
+
+  with parsed(f"--core={core}"):
+    params = jax.eval_shape(
+        hk.transform(step).init,
+        jax.random.key(0),
+        jax.numpy.zeros([1, 3, 3, 1] if image else [1, 3]),
+    )
+  found = {
+      f"{module}/{name}": is_matrix
+      for module, bundle in optimizer_flags.linear_weights(params).items()
+      for name, is_matrix in bundle.items()
+  }
+  expected = {
+      name: is_linear and name.endswith("/w")
+      for name, is_linear in made.items()
+  }
+  assert found == expected
+  assert len({*found.values()}) == (1 if image else 2)
+
+
+def test_muon_and_what_takes_adam():
+  """A matrix's step has singular values of one size, and Adam's mean square."""
+  key = jax.random.key(0)
+  params = {
+      "linear": {
+          "w": jax.random.normal(key, (32, 48)),
+          "b": jax.numpy.ones(48),
+      },
+      "embed": {"embeddings": jax.random.normal(key, (5, 4))},
+      "conv": {"w": jax.random.normal(key, (2, 2, 3, 4))},
+  }
+  with (
+      jax.numpy_dtype_promotion("standard"),
+      parsed("--optimizer=muon", "--learning_rate=0.5"),
+  ):
+    optimizer = optimizer_flags.make_optimizer()
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    adam = optax.adam(0.5, nesterov=True)  # As Muon's own momentum.
+    expected, _ = adam.update(params, adam.init(params))
+  step = updates["linear"].pop("w")
+  expected["linear"].pop("w")
+  jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6),
+      updates,
+      expected,
+  )
+  sizes = np.linalg.svd(step, compute_uv=False)
+  assert sizes.max() / sizes.min() < 2  # Newton's method is ended early.
+  spread = np.linalg.svd(params["linear"]["w"], compute_uv=False)
+  assert spread.max() / spread.min() > 5
+  mean_square = np.mean(np.square(step)) ** 0.5
+  assert mean_square == pytest.approx(0.2 * 0.5, rel=0.2)
+
+
+TINY = (
+    "--num_objects=3", "--num_features=2", "--mem_slots=2", "--num_heads=2",
+    "--head_size=4", "--mlp_sizes=8", "--batch_size=16", "--log_every=2",
+    "--eval_examples=8", "--optimizer=muon",
+)  # fmt: skip
+
+
+def test_muon_resumes_and_is_split_over_devices(train_here, tmp_path):
+  """The same to the bit, and to rounding."""
+
+  def train(name, *arguments, **options):
+    records = train_here(
+        train_nth_farthest, tmp_path / name, *TINY, *arguments, **options
+    )
+    return records, training.load_params(tmp_path / name)
+
+  whole = train("whole", "--steps=8", "--parallel=jit")
+  train("halves", "--steps=4", "--parallel=jit")
+  halves = train("halves", "--steps=8", "--parallel=jit")
+  assert halves[0] == whole[0]
+  assert_same_bits(halves[1], whole[1])
+  eight = train("eight", "--steps=8", "--parallel=pmap", num_devices=8)
+  for a, b in zip(eight[0], whole[0], strict=True):
+    assert a == pytest.approx(b, rel=1e-3)
 
 
 def test_learning_rate_and_clipping():
