@@ -180,18 +180,21 @@ def test_examples_in_docstrings(path):
 
 
 def test_presets():
-  presets = {path.stem for path in (ROOT / "scripts/presets").iterdir()}
-  text = "\n".join(PAGES[name] for name in GUIDES)
-  assert set(re.findall(r"presets/(\w+)\.flags", text)) <= presets
-  named = set(re.findall(r"`(\w+)`", text))
-  assert presets <= named
+  """Those that a page names are there, and the guides name every folder."""
+  folders = {path.name for path in (ROOT / "scripts/presets").iterdir()}
+  text = "\n".join(PAGES.values())
+  for name in re.findall(r"presets/([\w/]+\.flags)", text):
+    assert (ROOT / "scripts/presets" / name).is_file(), name
+  guides = "\n".join(PAGES[name] for name in GUIDES)
+  assert set(re.findall(r"presets/(\w+)/\w+\.flags", guides)) == folders
 
 
 @functools.cache
 def flags_of(module):
   """Returns the flags that a program and what it imports define.
 
-  They are read, not imported: two programs may define the same flag.
+  They are read, not imported: two programs may define the same flag. Old names
+  of flags are not among them.
   """
   path = (ROOT / module.replace(".", "/")).with_suffix(".py")
   text = path.read_text(encoding="utf-8")
@@ -200,7 +203,8 @@ def flags_of(module):
     if isinstance(node, ast.ImportFrom):
       names = (f"{node.module}.{alias.name}" for alias in node.names)
       for name in (node.module, *names):
-        if re.fullmatch(r"(scripts|benchmarks)\.\w+", name):
+        file = (ROOT / name.replace(".", "/")).with_suffix(".py")
+        if name.startswith(("scripts.", "benchmarks.")) and file.exists():
           found |= flags_of(name)
   return found
 
