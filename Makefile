@@ -35,8 +35,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not slow' -q
 
+# They compute more than they compile, so they are compiled as for users.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	XLA_FLAGS= $(BIN)/python -m pytest -n $(JOBS) -m slow -q
 
 # Kills a run at 50 random moments and compares its end; some minutes.
 stress: $(STAMP)

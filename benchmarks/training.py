@@ -1,7 +1,7 @@
 """Updates a second of each training program, and batches of its sampler alone.
 
     python -m benchmarks.training
-    python -m benchmarks.training --benchmark=nth_farthest --core=lstm --json
+    python -m benchmarks.training --programs=nth_farthest --core=lstm --json
 
 What is timed is the compiled update of the program itself, with the flags of a
 preset and, over them, those of the command line.
@@ -100,7 +100,7 @@ _BENCHMARKS = {
     ),
 }
 flags.DEFINE_multi_enum(
-    "benchmark", list(_BENCHMARKS), list(_BENCHMARKS), "What to measure."
+    "programs", list(_BENCHMARKS), list(_BENCHMARKS), "What to measure."
 )
 flags.DEFINE_float(
     "seconds",
@@ -256,7 +256,7 @@ def _rate(call: Callable[[int], Any]) -> float:
 def main():
   """Measures what the flags ask for and prints it."""
   arguments, as_json = sys.argv[1:], FLAGS.json
-  rows = [measure(name, arguments) for name in FLAGS.benchmark]
+  rows = [measure(name, arguments) for name in FLAGS.programs]
   if as_json:
     print(json.dumps(rows, indent=1))
   else:

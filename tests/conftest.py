@@ -1,20 +1,36 @@
 """Strict JAX for every test: no silent promotion, eight CPU devices."""
 
+import atexit
 import contextlib
 import os
+import shutil
+import tempfile
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import pytest
 
 from scripts.lib import experiment, run_flags
 from tests.helpers.programs import parsed
 from tests.helpers.tiny_training import records_of
 
-# Tests run most programs once or twice, so that time goes to compiling them:
-# without LLVM's optimisations it takes half as long. `XLA_FLAGS= make test` has
-# them, as users do. The programs that tests start heed this too.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests run most programs once or twice, so that time goes to compiling them. It
+# takes a quarter as long without LLVM's optimisations and with XLA's older code
+# for a CPU, and what one process has compiled the others find. Programs that
+# tests start heed this too. `XLA_FLAGS= make test` compiles as users do.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+)
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _compiled = tempfile.mkdtemp(prefix="compiled-")
+  atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+  for _name, _value in {
+      "jax_compilation_cache_dir": _compiled,
+      "jax_persistent_cache_min_compile_time_secs": 0,
+      "jax_persistent_cache_min_entry_size_bytes": -1,
+  }.items():
+    os.environ[_name.upper()] = str(_value)
+    jax.config.update(_name, _value)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -22,33 +38,13 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-  """Keeps what is compiled, for modules whose runs have the same program."""
-  options = {
-      "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-      "jax_persistent_cache_min_compile_time_secs": 0.0,
-      "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
 @pytest.fixture
-def train_here(compiled_once):
+def train_here():
   """Returns a function that trains in this process.
 
   Its arguments are the program's module, the directory of the run, flags, and
   how many devices there are; it returns the records of metrics.jsonl.
   """
-  del compiled_once
-
   def train_here(program, workdir, *arguments, num_devices=1):
     # Optax divides by a mixture of types.
     promotion = jax.numpy_dtype_promotion("standard")
@@ -62,13 +58,11 @@ def train_here(compiled_once):
 
 
 @pytest.fixture
-def experiment_of(tmp_path, compiled_once):
+def experiment_of(tmp_path):
   """Returns a context with the experiment of a program, for one device.
 
   Its arguments are the program's module and flags, which stay parsed in it.
   """
-  del compiled_once
-
   @contextlib.contextmanager
   def experiment_of(program, *arguments):
     promotion = jax.numpy_dtype_promotion("standard")

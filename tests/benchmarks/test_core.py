@@ -79,7 +79,7 @@ def test_lstm_has_as_many_parameters():
     [
         (core, "--shapes=A,Z", "core: .*--shapes.*Z.*must be among A, B"),
         (core, "--repetitions=0", "core: .*--repetitions=0"),
-        (training, "--benchmark=chess", "training: .*--benchmark=chess"),
+        (training, "--programs=chess", "training: .*--programs=chess"),
         (operations, "--shape=Z", "operations: .*--shape=Z"),
         (learn_to_execute, "now", "learn_to_execute: 'now' is not a flag"),
         (

@@ -30,7 +30,7 @@ def test_rates(name):
   """Of a task that is drawn on the device, and of one that is read."""
   status, out, err = exit_of(
       training,
-      *("--json", "--seconds=0.1", f"--benchmark={name}", "--core=lstm"),
+      *("--json", "--seconds=0.1", f"--programs={name}", "--core=lstm"),
       *("--hidden_size=3", "--mlp_sizes=4", "--batch_size=8"),
   )
   assert status == 0, err

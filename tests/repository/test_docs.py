@@ -10,14 +10,19 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 
+from absl import flags
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import pytest
 
 import rmc
+from scripts.lib import cores, experiment
+from tests.helpers.programs import parsed
 
+FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
@@ -28,6 +33,7 @@ PAGES = {
         else (ROOT / folder).rglob("*.md")
     )
 }
+EXTENDING = "docs/extending.md"
 MINI_PACMAN = "results/reinforcement_learning/mini_pacman/README.md"
 GUIDES = [name for name in PAGES if name.split("/")[0] != "results"]
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -46,7 +52,8 @@ def commands(text):
 
 def run_examples(name):
   """Runs a page's examples; returns the variables after each."""
-  names, after = {}, []
+  module = sys.modules[name] = types.ModuleType(name)  # Flags belong to one.
+  names, after = vars(module), []
   with jax.numpy_dtype_promotion("standard"):  # optax asks for it.
     for language, block in BLOCK.findall(PAGES[name]):
       if language == "python":
@@ -121,6 +128,54 @@ def test_example_of_a_replay():
   assert not jnp.any(grads[:burn_in]) and jnp.all(grads[burn_in:] != 0)
 
 
+@pytest.fixture
+def forgotten_flags():
+  """Forgets flags that a page defines."""
+  before = set(FLAGS)
+  yield
+  for name in set(FLAGS) - before:
+    delattr(FLAGS, name)
+
+
+def test_recipes(forgotten_flags, tmp_path, capsys):
+  task, core, env, plain, _ = run_examples(EXTENDING)
+  assert "invalid value (nan)" in capsys.readouterr().out
+  assert env["timesteps"].step_type.tolist() == [2] * 64
+  assert env["timesteps"].reward.tolist() == [1.0] * 64
+  again, first = jax.vmap(env["env"].step)(env["states"], jnp.zeros(64, int))
+  assert first.step_type.tolist() == [0] * 64 and not again.place.any()
+  assert plain["outputs"].shape == (10, 8, 128)
+  assert plain["memory"].shape == (8, 4, 32)
+  del core
+  try:
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        parsed(
+            f"--workdir={tmp_path}",
+            "--core=gru",
+            "--gru_size=16",
+            "--steps=300",
+            "--learning_rate=1e-2",
+            "--num_vectors=4",
+        ),
+    ):
+      _, summary = experiment.train_or_evaluate(
+          task["make_experiment"], jax.devices()[:1]
+      )
+  finally:
+    del cores.CORES["gru"]
+  assert summary["eval_accuracy"] > 0.6  # By chance it is 0.25.
+  saved = (tmp_path / "flags.txt").read_text().splitlines()
+  assert {"--gru_size=16", "--num_vectors=4", "--core=gru"} <= {*saved}
+
+
+def test_table_of_cores():
+  rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \|", PAGES[EXTENDING], re.M)
+  assert {name: tuple(inputs.split(", ")) for name, inputs in rows} == {
+      name: core.inputs for name, core in cores.CORES.items()
+  }
+
+
 def test_example_of_data_parallelism():
   (names,) = run_examples("docs/devices.md")
   assert names["state"].step == 3
@@ -155,7 +210,8 @@ def test_all_examples_are_tested():
   } | {
       f"docs/{name}.md"
       for name in (
-          "quick_start", "agents", "own_agent", "devices", "sonnet_weights"
+          "quick_start", "agents", "own_agent", "devices", "extending",
+          "sonnet_weights",
       )
   }
   assert tested == {name for name in PAGES if "```python" in PAGES[name]}
@@ -180,18 +236,21 @@ def test_examples_in_docstrings(path):
 
 
 def test_presets():
-  presets = {path.stem for path in (ROOT / "scripts/presets").iterdir()}
-  text = "\n".join(PAGES[name] for name in GUIDES)
-  assert set(re.findall(r"presets/(\w+)\.flags", text)) <= presets
-  named = set(re.findall(r"`(\w+)`", text))
-  assert presets <= named
+  """Those that a page names are there, and the guides name every folder."""
+  folders = {path.name for path in (ROOT / "scripts/presets").iterdir()}
+  text = "\n".join(PAGES.values())
+  for name in re.findall(r"presets/([\w/]+\.flags)", text):
+    assert (ROOT / "scripts/presets" / name).is_file(), name
+  guides = "\n".join(PAGES[name] for name in GUIDES)
+  assert set(re.findall(r"presets/(\w+)/\w+\.flags", guides)) == folders
 
 
 @functools.cache
 def flags_of(module):
   """Returns the flags that a program and what it imports define.
 
-  They are read, not imported: two programs may define the same flag.
+  They are read, not imported: two programs may define the same flag. Old names
+  of flags are not among them.
   """
   path = (ROOT / module.replace(".", "/")).with_suffix(".py")
   text = path.read_text(encoding="utf-8")
@@ -200,7 +259,8 @@ def flags_of(module):
     if isinstance(node, ast.ImportFrom):
       names = (f"{node.module}.{alias.name}" for alias in node.names)
       for name in (node.module, *names):
-        if re.fullmatch(r"(scripts|benchmarks)\.\w+", name):
+        file = (ROOT / name.replace(".", "/")).with_suffix(".py")
+        if name.startswith(("scripts.", "benchmarks.")) and file.exists():
           found |= flags_of(name)
   return found
 
@@ -213,6 +273,8 @@ def test_commands(name):
   for module, *arguments in found:
     if not (ROOT / module.split(".")[0]).is_dir():
       assert module in ("pip", "sphinx", "build")
+      continue
+    if f"Save it as `{module.replace('.', '/')}.py`" in PAGES[name]:
       continue
     known = flags_of(module) | {"flagfile", "help"}
     if "--" in arguments:  # What follows is another program, with its flags.

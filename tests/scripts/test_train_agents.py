@@ -178,21 +178,21 @@ def test_evaluations_say_what_they_are_of(tmp_path):
 
 def test_what_is_played(tmp_path):
   """Drawn and likeliest actions, on the levels of the evaluation's own seed."""
-  leave_untrained("box_world", tmp_path, "--core=lstm")
+  leave_untrained("mini_pacman", tmp_path, "--core=lstm")
   (found,) = evaluate(tmp_path, "--eval_seed=5", "--eval_episodes=4")
   with parsed(f"--flagfile={tmp_path}/flags.txt"):
-    agent = agent_flags.make_agent(box_world_flags.make_environment())
-  params = training.load_params(tmp_path)
-  for policy in ("sampled", "greedy"):
-    played = agent.play(
-        params, agent_flags.held_out_key(5), 4, greedy=policy == "greedy"
-    )
-    for name, (mean, error, episodes) in describe(played).items():
-      assert found[policy][name] == {
-          "mean": mean,
-          "standard error": error,
-          "episodes": episodes,
-      }
+    agent = agent_flags.make_agent(mini_pacman_flags.make_environment())
+    params = training.load_params(tmp_path)
+    for policy in ("sampled", "greedy"):
+      played = agent.play(
+          params, agent_flags.held_out_key(5), 4, greedy=policy == "greedy"
+      )
+      for name, (mean, error, episodes) in describe(played).items():
+        assert found[policy][name] == {
+            "mean": mean,
+            "standard error": error,
+            "episodes": episodes,
+        }
   assert found["sampled"] != found["greedy"]
 
 

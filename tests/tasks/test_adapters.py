@@ -14,7 +14,6 @@ import pytest
 
 from tasks.environments import adapters, box_world, interface, mini_pacman
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 SETTINGS = {
     "rmc/MiniPacman-v0": {"rules": "rush"},
     "rmc/BoxWorld-v0": {"max_steps": 5},

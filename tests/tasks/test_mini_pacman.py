@@ -15,7 +15,6 @@ from tests.helpers import rollouts
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 STAY, RIGHT, UP, LEFT, DOWN = range(5)
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @functools.cache

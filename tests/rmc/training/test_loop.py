@@ -264,7 +264,7 @@ def test_other_flags_are_listed(tmp_path):
   with pytest.raises(training.CheckpointError) as caught:
     train(tmp_path, 30, config=other)
   assert "core was 'rmc' and is 'lstm'" in str(caught.value)
-  assert "extra was None and is True" in str(caught.value)
+  assert "extra was not recorded and is True" in str(caught.value)
   assert "batch_size" not in str(caught.value)
   assert "sizes" not in str(caught.value)
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
