@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(BIN)/python -m scripts.demo --seeds=$(SEEDS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) -m 'not slow' -q
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' -q
 
 # They compute more than they compile, so they are compiled as for users.
 test-slow: $(STAMP)

@@ -1,4 +1,4 @@
-"""The game in the terminal, run as its users run it."""
+"""The game in the terminal."""
 
 import subprocess
 import sys
@@ -6,28 +6,34 @@ import sys
 from PIL import Image
 import pytest
 
+from tests.helpers.in_process import own_process
 from tests.helpers.programs import ROOT, run
 
 
-def play(*arguments, keys=""):
-  """Runs the program with keys typed ahead."""
-  return run("scripts.play", *arguments, input=keys, timeout=120)
+@pytest.fixture(scope="module")
+def play():
+  """Returns a function that runs the program with keys typed ahead.
+
+  It returns the exit status, and what was printed on stdout and stderr.
+  """
+  with own_process("scripts.play") as exit_there:
+    yield lambda *arguments, keys="": exit_there(*arguments, stdin=keys)
 
 
-def boards_of(done):
+def boards_of(status, out, err):
   """Returns the boards that were shown, and checks that they are counted."""
-  assert done.returncode == 0, done.stderr
-  *boards, ending = done.stdout.split("\n\n")
+  assert (status, err) == (0, "")
+  *boards, ending = out.split("\n\n")
   for i, board in enumerate(boards):
     assert board.splitlines()[-1].startswith(f"step {i}  reward ")
   assert ending.startswith(f"Given up after {len(boards) - 1} steps with")
   return boards
 
 
-def test_keys_move_the_agent():
+def test_keys_move_the_agent(play):
   # Every way, twice; neither x nor the space bar is a key of BoxWorld.
   boards = boards_of(
-      play("--env=box_world", keys="wasdx \x1b[A\x1b[D\x1b[B\x1b[Cq")
+      *play("--env=box_world", keys="wasdx \x1b[A\x1b[D\x1b[B\x1b[Cq")
   )
   assert len(boards) == 9
   places = [board.index("@") for board in boards]
@@ -40,19 +46,23 @@ def test_keys_move_the_agent():
 
 
 def test_pacman_can_stay():
-  boards = boards_of(play("--env=mini_pacman", "--rules=hunt", keys=" ."))
+  """As its users run it."""
+  done = run("scripts.play", "--env=mini_pacman", "--rules=hunt", input=" .")
+  boards = boards_of(done.returncode, done.stdout, done.stderr)
   assert len(boards) == 3
   # No ghost begins so near that it could be here by now.
   assert len({board.index("@") for board in boards}) == 1
 
 
-def test_box_world_ends_at_its_cap():
-  done = play("--env=box_world", "--view=viewport", keys="w" * 130)
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines()[-1] == (
+def test_box_world_ends_at_its_cap(play):
+  status, out, err = play(
+      "--env=box_world", "--view=viewport", keys="w" * 130
+  )
+  assert (status, err) == (0, "")
+  assert out.splitlines()[-1] == (
       "The episode ended after 121 steps with return 0."
   )
-  board = done.stdout.split("\n\n")[0].splitlines()
+  board = out.split("\n\n")[0].splitlines()
   assert len(board) <= 6 and max(map(len, board[:-1])) <= 5
   assert "key none" in board[-1]
 
@@ -60,14 +70,14 @@ def test_box_world_ends_at_its_cap():
 @pytest.mark.parametrize(
     "env, size", [("mini_pacman", (304, 240)), ("box_world", (224, 224))]
 )
-def test_film_of_a_random_episode(tmp_path, env, size):
+def test_film_of_a_random_episode(play, tmp_path, env, size):
   path = tmp_path / "episode.gif"
-  done = play(
+  status, out, err = play(
       f"--env={env}", "--policy=random", "--seed=1", f"--gif={path}",
       "--view=viewport",
   )  # fmt: skip
-  assert done.returncode == 0, done.stderr
-  ending, saved = done.stdout.splitlines()
+  assert (status, err) == (0, "")
+  ending, saved = out.splitlines()
   steps = int(ending.split()[4])
   assert saved == f"Saved {steps + 1} frames to {path}"
   with Image.open(path) as film:
@@ -89,11 +99,10 @@ def test_film_of_a_random_episode(tmp_path, env, size):
         (["--env=box_world", "--seed=4294967296"], "--seed=4294967296"),
     ],
 )
-def test_wrong_flag_is_one_line(arguments, message):
-  done = play(*arguments)
-  assert done.returncode == 2
-  assert len(done.stderr.splitlines()) == 1 and message in done.stderr
-  assert done.stdout == ""
+def test_wrong_flag_is_one_line(play, arguments, message):
+  status, out, err = play(*arguments)
+  assert (status, out, err.count("\n")) == (2, "", 1)
+  assert message in err
 
 
 def test_ctrl_c_is_one_line():

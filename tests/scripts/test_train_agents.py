@@ -11,7 +11,12 @@ from PIL import Image
 import pytest
 
 from rmc import training
-from scripts import evaluate_agent, train_box_world, train_mini_pacman
+from scripts import (
+  evaluate_agent,
+  render_agent,
+  train_box_world,
+  train_mini_pacman,
+)
 from scripts.lib import (
   agent_flags,
   box_world_flags,
@@ -20,6 +25,7 @@ from scripts.lib import (
 )
 from scripts.lib.agent import describe
 from scripts.lib.program import UsageError
+from tests.helpers.in_process import exit_of
 from tests.helpers.programs import ROOT, parsed, run
 from tests.helpers.tiny_training import assert_same_bits
 
@@ -212,8 +218,10 @@ def test_box_world_is_filmed(tmp_path, options):
   """Of 10 x 10 cells; what is attended to is there for the RMC alone."""
   leave_untrained("box_world", tmp_path, *options.split())
   film = tmp_path / "episode.gif"
-  result = run("scripts.render_agent", f"--workdir={tmp_path}", f"--gif={film}")
-  assert result.returncode == 0, result.stderr
+  status, out, err = exit_of(
+      render_agent, f"--workdir={tmp_path}", f"--gif={film}"
+  )
+  assert (status, err) == (0, "") and out.startswith("Saved ")
   with Image.open(film) as image:
     assert (image.width > 10 * 16 + 8) == ("rmc" in options)
     assert (image.height >= 17 * (17 + 4)) == ("17" in options)
@@ -236,31 +244,31 @@ def test_workdir_of_another_program(tmp_path, program):
 @pytest.mark.parametrize(
     "program, arguments, message",
     [
-        ("evaluate_agent", [], "--workdir must name"),
-        ("evaluate_agent", ["--workdir=/nowhere"], "must be of a run of"),
-        ("render_agent", ["--workdir=/nowhere"], "--gif=None must name"),
-        ("train_box_world", ["--workdir={}", "--grid_size=3"], "too small"),
+        (evaluate_agent, [], "--workdir must name"),
+        (evaluate_agent, ["--workdir=/nowhere"], "must be of a run of"),
+        (render_agent, ["--workdir=/nowhere"], "--gif=None must name"),
+        (train_box_world, ["--workdir={}", "--grid_size=3"], "too small"),
         (
-            "train_box_world",
+            train_box_world,
             ["--workdir={}", "--num_forward=0,x"],
             "--num_forward=0,x must be positive integers or 0",
         ),
         (
-            "train_mini_pacman",
+            train_mini_pacman,
             ["--workdir={}", "--conv_strides=1"],
             "equally many",
         ),
-        ("train_mini_pacman", ["--workdir={}", "--rules=run"], "--rules=run"),
-        ("train_box_world", ["--workdir={}", "--discount=nan"], "=nan"),
-        ("train_box_world", ["--workdir={}", "--rmsprop_decay=nan"], "=nan"),
-        ("evaluate_agent", ["--eval_seed=4294967296"], "--eval_seed=429496729"),
+        (train_mini_pacman, ["--workdir={}", "--rules=run"], "--rules=run"),
+        (train_box_world, ["--workdir={}", "--discount=nan"], "=nan"),
+        (train_box_world, ["--workdir={}", "--rmsprop_decay=nan"], "=nan"),
+        (evaluate_agent, ["--eval_seed=4294967296"], "--eval_seed=429496729"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, program, arguments, message):
-  result = run(f"scripts.{program}", *(x.format(tmp_path) for x in arguments))
-  assert result.returncode == 2
-  assert result.stderr.count("\n") == 1 and message in result.stderr
-  assert not result.stdout
+  arguments = [argument.format(tmp_path) for argument in arguments]
+  status, out, err = exit_of(program, *arguments)
+  assert (status, out, err.count("\n")) == (2, "", 1)
+  assert message in err
   assert not list(tmp_path.iterdir())
 
 
