@@ -91,6 +91,7 @@ def train(
     log_every=10,
     eval_every=20,
     checkpoint_every=15,
+    checkpoint_minutes=0.0,
     evaluate=evaluate,
     **options,
 ):
@@ -107,6 +108,7 @@ def train(
     log_every: see `training.Schedule`.
     eval_every: see `training.Schedule`.
     checkpoint_every: see `training.Schedule`.
+    checkpoint_minutes: see `training.Schedule`.
     evaluate: see `training.train`.
     **options: further arguments of `training.train`.
 
@@ -129,7 +131,9 @@ def train(
       update(num_devices, mode, skip_nonfinite),
       batches,
       placing,
-      training.Schedule(num_steps, log_every, eval_every, checkpoint_every),
+      training.Schedule(
+          num_steps, log_every, eval_every, checkpoint_every, checkpoint_minutes
+      ),
       evaluate=evaluate,
       skip_nonfinite=skip_nonfinite,
       **options,

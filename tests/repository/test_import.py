@@ -31,6 +31,7 @@ UNWANTED = {
     "matplotlib",
     "optax",
     "orbax",
+    "safetensors",
     "scripts",
     "tasks",
     "tensorboardX",

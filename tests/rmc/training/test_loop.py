@@ -231,6 +231,34 @@ def test_times_go_on_counting(tmp_path):
   assert times[1] == first and times == sorted(times)
 
 
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+  """With the first report that is so late, and none without a report."""
+  now = [0.0]
+  monkeypatch.setattr(
+      training.loop, "time", types.SimpleNamespace(monotonic=lambda: now[0])
+  )
+  saved = []
+
+  def before(step):
+    directory = tmp_path / "run" / "checkpoints"
+    if directory.exists():
+      saved.append(max(map(int, os.listdir(directory)), default=0))
+    now[0] += 60
+
+  train(
+      tmp_path / "run",
+      20,
+      before=before,
+      log_every=4,
+      eval_every=0,
+      checkpoint_every=0,
+      checkpoint_minutes=6,
+  )
+  # Reports come after 4, 8, 12, 16 minutes; before[i] is seen after i updates.
+  assert saved == [0] * 8 + [8] * 8 + [16] * 4
+  assert steps_of(tmp_path / "run") == [8, 16, 20]
+
+
 def test_speed_is_of_updates_alone(tmp_path, monkeypatch, capsys):
   """Neither compiling nor evaluating counts; the time left is of both."""
   now = [0.0]
