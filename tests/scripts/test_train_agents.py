@@ -246,7 +246,7 @@ def test_workdir_of_another_program(tmp_path, program):
     [
         (evaluate_agent, [], "--workdir must name"),
         (evaluate_agent, ["--workdir=/nowhere"], "must be of a run of"),
-        (render_agent, ["--workdir=/nowhere"], "--gif=None must name"),
+        (render_agent, ["--workdir=/nowhere"], "--gif must name"),
         (train_box_world, ["--workdir={}", "--grid_size=3"], "too small"),
         (
             train_box_world,

@@ -14,7 +14,6 @@ import pytest
 from rmc import training
 from scripts import (
   evaluate_agent,
-  export_weights,
   generate_text,
   play,
   render_agent,
@@ -24,7 +23,7 @@ from scripts import (
   train_mini_pacman,
   train_nth_farthest,
 )
-from tests.helpers.in_process import exit_of
+from tests.helpers.in_process import exit_of, own_process
 from tests.helpers.programs import run
 from tests.helpers.texts import load
 from tests.helpers.tiny_training import assert_same_bits
@@ -34,7 +33,14 @@ FLAGS = flags.FLAGS
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def export_weights():
+  """The program; another one has a flag of the same name, --output."""
+  with own_process("scripts.export_weights") as exit_there:
+    yield exit_there
+
+
+@pytest.fixture(scope="module")
+def exported(export_weights, tmp_path_factory):
   """Returns a function that exports an old run once.
 
   Its argument is the run's name; it returns the file, and what the run's
@@ -51,8 +57,8 @@ def exported(tmp_path_factory):
           *places(name, folder),
       )  # fmt: skip
       file = folder / f"{name}.safetensors"
-      status, out, err = exit_of(
-          export_weights, f"--workdir={folder / 'run'}", f"--output={file}"
+      status, out, err = export_weights(
+          f"--workdir={folder / 'run'}", f"--output={file}"
       )
       assert (status, err) == (0, "")
       assert f"{file.stat().st_size:,} bytes, to {file}" in out
@@ -103,14 +109,13 @@ def test_what_a_file_holds(exported, tmp_path):
   assert not any("dir=" in line for line in lines)
 
 
-def test_half_the_size(exported, tmp_path):
+def test_half_the_size(export_weights, exported, tmp_path):
   file, _ = exported("mini_pacman")
   unpack("mini_pacman", tmp_path)
   half = tmp_path / "half.safetensors"
-  status, _, err = exit_of(
-      export_weights, f"--workdir={tmp_path}", f"--output={half}",
-      "--dtype=float16",
-  )  # fmt: skip
+  status, _, err = export_weights(
+      f"--workdir={tmp_path}", f"--output={half}", "--dtype=float16"
+  )
   assert (status, err) == (0, "")
   params, _ = training.load_weights(half)
   whole, _ = training.load_weights(file)
@@ -337,8 +342,8 @@ def test_begins_with_another_network(exported, tmp_path):
         ),
     ],
 )
-def test_wrong_flags_of_export(tmp_path, arguments, message):
+def test_wrong_flags_of_export(export_weights, tmp_path, arguments, message):
   arguments = [argument.format(tmp_path) for argument in arguments]
-  status, out, err = exit_of(export_weights, *arguments)
+  status, out, err = export_weights(*arguments)
   assert (status, out, err.count("\n")) == (2, "", 1)
   assert message in err
