@@ -43,9 +43,9 @@ def _muon(
 ) -> optax.GradientTransformation:
   """Returns Muon (Jordan et al., 2024) for the weights of `hk.Linear`.
 
-  All else, embeddings among it, takes Adam, with Nesterov's momentum as Muon's
-  matrices do. Muon's steps are as large as Adam's
-  (`consistent_rms`, Liu et al., 2025), so that one learning rate serves both.
+  All other parameters, embeddings too, take Adam. optax gives both Nesterov's
+  momentum. Muon's steps are as large as Adam's (`consistent_rms`, Liu et al.,
+  2025), so that one learning rate serves both.
   """
   del loss_terms  # Neither sees the scale of a gradient.
 
