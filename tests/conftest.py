@@ -6,6 +6,9 @@ import os
 import shutil
 import tempfile
 
+# It defines flags, which would be gone after a test that imported it first:
+# what restores flags forgets those that are new.
+import array_record.python.array_record_data_source  # noqa: F401
 import jax
 import pytest
 
