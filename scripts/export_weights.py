@@ -3,11 +3,12 @@
   python -m scripts.export_weights --workdir=runs/copy \
       --output=weights/copy.safetensors
 
-The file holds the parameters of the newest checkpoint, the flags of the run but
-for its paths, its step and last metrics, the commit of this repository, and the
-vocabulary of a language model. `--weights=FILE` stands in place of `--workdir`
-wherever something is evaluated or shown, and `--init_from=FILE` begins a new
-run with these parameters. `rmc.training.load_weights` reads it in Python.
+The file contains the parameters of the newest checkpoint, the flags of the run
+except its paths, its step and last metrics, the commit of this repository, and
+the vocabulary of a language model. `--weights=FILE` stands in place of
+`--workdir` wherever something is evaluated or shown, and `--init_from=FILE`
+begins a new run with these parameters. `rmc.training.load_weights` reads it in
+Python.
 """
 
 import json

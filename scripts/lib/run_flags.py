@@ -1,6 +1,7 @@
 """Flags of a run, shared by all programs that train, and their meaning."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import math
 import os
 import pathlib
 from typing import Any
@@ -69,6 +70,9 @@ flags.DEFINE_float(
     "Also save a checkpoint with the first report so many minutes after the "
     "last one; 0: no.",
     lower_bound=0.0,
+)
+flags.register_validator(
+    "checkpoint_minutes", math.isfinite, "must be a finite number"
 )
 flags.DEFINE_enum(
     "parallel",
@@ -144,8 +148,8 @@ CHANGEABLE_ON_RESUME = frozenset({
     "skip_nonfinite",
     "deterministic",
 })
-# Flags that say which network there is, of all programs, but for those of the
-# cores. The modules that define them add them.
+# Flags of all programs that say which network there is, except those of the
+# cores. The modules that define them add them here.
 NETWORK_FLAGS: set[str] = set()
 
 

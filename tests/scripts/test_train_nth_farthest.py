@@ -199,6 +199,8 @@ WRONG = {
     "--learning_rate=-1": "learning_rate",
     "--learning_rate=nan": "learning_rate",
     "--learning_rate=inf": "learning_rate",
+    "--checkpoint_minutes=-1": "checkpoint_minutes",
+    "--checkpoint_minutes=nan": "checkpoint_minutes=nan: must be a finite",
     "--seed=4294967296": "not an integer in the range [0, 4294967295]",
     "--min_learning_rate=1": "--min_learning_rate must be at most",
     "--max_grad_norm=nan": "max_grad_norm",
